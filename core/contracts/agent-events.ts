@@ -48,6 +48,7 @@ export const executedFunctionEventSchema = event('executed_function', {
   func_name: z.string(),
   call_id: z.string().nullish(),
   recipient: z.string().nullish(),
+  content: z.unknown().optional(),
   is_exec_success: z.boolean(),
 });
 
@@ -98,6 +99,8 @@ export const errorEventSchema = event('error', {
   error_type: z.string().max(128).optional(),
   details: z.record(z.string(), z.unknown()).optional(),
   retryable: z.boolean().optional(),
+  /** Ours: the model call that failed, so that it is counted among the requests. */
+  llm_call: z.object({ model: z.string(), latency_ms: z.number().min(0) }).optional(),
 });
 
 /** The event types this runtime acts on. Every other type is stored in the event log and counted, shown as nothing. */
@@ -123,7 +126,7 @@ export type KnownAgentEventType = KnownAgentEvent['type'];
 /**
  * Which counter a summary belongs to. `client` is one LLM client instance (AG2's `OpenAIWrapper`), `epoch` grows
  * whenever its counters restart. Without a meter the agent's name stands for the client and the chat's numbers are
- * `unverifiable` once they decrease. `latency_ms` is ours: how long the call took that moved the counters.
+ * `unverifiable`. `latency_ms` is ours: how long the call took that moved the counters.
  */
 export const meterSchema = z.object({
   agent: agentNameSchema,

@@ -10,6 +10,12 @@ const date = z.iso.datetime();
 export const sessionStatusSchema = z.enum(['in_progress', 'completed', 'failed', 'paused']);
 export type SessionStatus = z.infer<typeof sessionStatusSchema>;
 
+/** Usage as documents keep it, with the exact money behind `total_cost`: integer nano-dollars. */
+const storedShareSchema = usageShareSchema.extend({
+  cache_write_tokens: z.int(),
+  total_cost_nano_usd: z.int(),
+});
+
 export const realTimeTrackingSchema = z.strictObject({
   last_usage_recorded_at: date.nullable(),
   last_flush_at: date.nullable(),
@@ -23,15 +29,13 @@ export const realTimeTrackingSchema = z.strictObject({
     turn_count: z.int(),
     latency_by_agent: z.record(z.string(), z.strictObject({ count: z.int(), avg_sec: z.number() })),
   }),
-  tokens: usageShareSchema.extend({
-    /** The exact money behind `total_cost`: integer nano-dollars. */
-    total_cost_nano_usd: z.int(),
+  tokens: storedShareSchema.extend({
     last_model: z.string().nullable(),
     remaining_balance: z.int().nullable(),
     incremental_debits: z.boolean(),
     last_delta: usageTotalsSchema.nullable(),
-    by_agent: z.array(usageShareSchema.extend({ agent: z.string() })),
-    by_model: z.array(usageShareSchema.extend({ model: z.string() })),
+    by_agent: z.array(storedShareSchema.extend({ agent: z.string() })),
+    by_model: z.array(storedShareSchema.extend({ model: z.string() })),
     final: usageTotalsSchema.nullable(),
     /** Models that had no price: their tokens were debited, their cost is unknown. */
     unpriced_models: z.array(z.string()),
@@ -73,9 +77,22 @@ export const ledgerKindSchema = z.enum([
   'debt',
 ]);
 
-/** One line of `WalletLedger`. `amount` is in wallet units: negative takes from the wallet, positive gives to it. */
+const ledgerTokensSchema = z.strictObject({
+  prompt_tokens: z.int(),
+  completion_tokens: z.int(),
+  cached_tokens: z.int(),
+  cache_write_tokens: z.int(),
+  reasoning_tokens: z.int(),
+});
+
+/**
+ * One line of `WalletLedger`. `amount` is in wallet units: negative takes from the wallet, positive gives to it. The
+ * lines of a wallet form a chain: `line` counts from 1, `hash` covers the line and `previous_hash`.
+ */
 export const ledgerEntrySchema = z.strictObject({
   _id: z.string(),
+  wallet_id: z.string(),
+  line: z.int(),
   kind: ledgerKindSchema,
   app_id: z.string(),
   user_id: z.string(),
@@ -88,21 +105,22 @@ export const ledgerEntrySchema = z.strictObject({
   event_uuid: z.string().nullable(),
   agent: z.string().nullable(),
   model: z.string().nullable(),
-  tokens: z
-    .strictObject({
-      prompt_tokens: z.int(),
-      completion_tokens: z.int(),
-      total_tokens: z.int(),
-      cached_tokens: z.int(),
-      cache_write_tokens: z.int(),
-      reasoning_tokens: z.int(),
-    })
-    .nullable(),
-  /** Null when a model of this line has no price. */
+  tokens: ledgerTokensSchema.extend({ total_tokens: z.int() }).nullable(),
+  by_model: z.array(
+    ledgerTokensSchema.extend({
+      model: z.string(),
+      cost_nano_usd: z.int().nullable(),
+      price_version: z.string().nullable(),
+    }),
+  ),
+  /** Null when no model of this line has a price. */
   cost_nano_usd: z.int().nullable(),
   reported_cost: z.number().nullable(),
   price_version: z.string().nullable(),
   reason: z.string().nullable(),
+  request_hash: z.string().nullable(),
   created_at: date,
+  previous_hash: z.string().nullable(),
+  hash: z.string(),
 });
 export type LedgerEntry = z.infer<typeof ledgerEntrySchema>;

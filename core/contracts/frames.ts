@@ -138,6 +138,14 @@ export type FrameBody<Type extends ServerFrameType = ServerFrameType> = {
 }[Type];
 export type DurableFrameBody = FrameBody<DurableFrameType>;
 
+/** A frame that is in the log: it has its place, and every listener gets it exactly once. */
+export type DurableFrame = DurableFrameBody & {
+  timestamp: string;
+  chat_id: string;
+  seq: number;
+  from_seq?: number;
+};
+
 /** Parses a frame as a client does. A type this version does not know is passed over (`undefined`), never an error. */
 export function parseServerFrame(input: unknown): ServerFrame | undefined {
   const { type } = z.object({ type: z.string() }).parse(input);

@@ -1,0 +1,306 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import type { ClientSession, Collection } from 'mongodb';
+import type { DurableFrame } from '../contracts/frames.ts';
+import type { Logger } from '../observability/logging.ts';
+import { BatchDraft, type BatchContext, type BatchReads } from './batch-draft.ts';
+import type { Collections, SessionDocument, WalletDocument } from './collections.ts';
+import { CommitQueue } from './commit-queue.ts';
+import { DocumentCache } from './document-cache.ts';
+import { missingClient, restoreMarks } from './mark-spill.ts';
+import type { NodeSession } from './node-session.ts';
+import { isDuplicateKey, isTransient, StaleReadError } from './storage-errors.ts';
+import { walletId, type WalletOwner } from './wallet-ledger.ts';
+
+/**
+ * The one durable writer of a node (PERSISTENCE.md, "How a batch becomes durable"). Whatever arrives while a commit is
+ * under way goes into the next transaction. Inside a transaction documents are read (or taken from the cache of what
+ * this node committed last), folded purely, and written with a check of the version that was read. Any failure, an
+ * unknown commit result too, starts again from the read: all effects are functions of what is stored and of the event,
+ * under ids the event already had, so running again can neither lose nor double.
+ */
+export type DurableWrite<Result> = {
+  /** The chats, wallets, log entries and ledger lines that `fold` will ask the draft for. */
+  chatIds?: readonly string[];
+  owners?: readonly WalletOwner[];
+  /** Ids of the log entries it will make. `isFresh` when they were minted just now, so that none can be there yet. */
+  eventIds?: readonly string[];
+  isFresh?: boolean;
+  lineIds?: readonly string[];
+  /** The counter this write may move, so that its spilled marks are read. */
+  counter?: { chat_id: string; run_id: string; client: string; isMetered: boolean };
+  fold: (draft: BatchDraft) => Result;
+};
+
+export type DurableWriterOptions = {
+  collections: Collections;
+  node: NodeSession;
+  context: () => BatchContext;
+  /** Called after each commit, with its frames in order, before any writer learns of it. */
+  publish: (frames: readonly DurableFrame[]) => void;
+  log: Logger;
+};
+
+export class DurableWriter {
+  readonly #queue: CommitQueue<DurableWrite<void>>;
+  readonly #options: DurableWriterOptions;
+  readonly #sessions = new DocumentCache<SessionDocument>(5_000);
+  readonly #wallets = new DocumentCache<WalletDocument>(5_000);
+  #isClosing = false;
+
+  constructor(options: DurableWriterOptions) {
+    this.#options = options;
+    this.#queue = new CommitQueue({ commit: (writes) => this.#commitUntilKnown(writes) });
+  }
+
+  get queueLength(): number {
+    return this.#queue.length;
+  }
+
+  /**
+   * Resolves with what `fold` answered in the attempt that was committed.
+   * @throws QueueFullError, QueueClosedError before anything was taken; what `fold` or the database refused it for.
+   */
+  async write<Result>(write: DurableWrite<Result>): Promise<Result> {
+    const results: Result[] = [];
+    await this.#queue.add({
+      ...write,
+      fold: (draft) => {
+        results[0] = write.fold(draft);
+      },
+    });
+    for (const result of results) return result;
+    throw new TypeError('a write was committed without being folded');
+  }
+
+  /** Takes nothing more and waits until everything taken is durable. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    await this.#queue.close();
+  }
+
+  async #commitUntilKnown(writes: readonly DurableWrite<void>[]): Promise<void> {
+    const { log } = this.#options;
+    let duplicates = 0;
+    for (let attempt = 0; ; attempt += 1) {
+      try {
+        await this.#commit(writes, attempt > 0);
+        return;
+      } catch (cause) {
+        await this.#abort();
+        this.#forget(writes);
+        if (isDuplicateKey(cause)) duplicates += 1;
+        // A duplicate id means that the log has what was thought to be new. Read again, it is a repeat; if it still is
+        // none, something else holds that id, and running again will not help.
+        if ((!isTransient(cause) && !isDuplicateKey(cause)) || duplicates > 3) throw cause;
+        if (this.#isClosing && attempt >= 20) throw cause;
+        log.debug(
+          { err: cause, attempt, writes: writes.length },
+          'a batch was not committed; running it again',
+        );
+        if (attempt > 0 && attempt % 20 === 0)
+          log.warn(
+            { err: cause, attempt, writes: writes.length },
+            'the database does not take writes; still trying',
+          );
+        await backoff(attempt);
+      }
+    }
+  }
+
+  async #commit(writes: readonly DurableWrite<void>[], readAll: boolean): Promise<void> {
+    const { collections, node, context, publish, log } = this.#options;
+    const { session } = node;
+    session.startTransaction({
+      readConcern: { level: 'snapshot' },
+      writeConcern: { w: 'majority', journal: true },
+      readPreference: 'primary',
+    });
+    const reads = await this.#read(writes, session, readAll);
+    const draft = new BatchDraft(reads, context());
+    for (const write of writes) write.fold(draft);
+    const { sessions, wallets, frames } = draft.finish();
+    await writeSessions(collections.sessions, sessions, session);
+    await insertAll(collections.ledger, draft.writes.ledger, session);
+    await insertAll(collections.events, draft.writes.events, session);
+    await insertAll(collections.llmUsage, draft.writes.llmUsage, session);
+    await insertAll(collections.taskMetrics, draft.writes.taskMetrics, session);
+    if (draft.marks.length > 0)
+      await collections.usageMarks.bulkWrite(
+        draft.marks.map(({ _id, ...mark }) => ({
+          replaceOne: { filter: { _id }, replacement: mark, upsert: true },
+        })),
+        { session, ordered: false },
+      );
+    await writeWallets(collections.wallets, wallets, session);
+    if (sessions.length === 0 && wallets.length === 0 && draft.writes.events.length === 0)
+      await session.abortTransaction();
+    else await session.commitTransaction();
+    for (const document of sessions) this.#sessions.set(document._id, document);
+    for (const document of wallets) this.#wallets.set(document._id, document);
+    for (const { code, chat_id, model } of draft.notes)
+      log.warn({ chat_id, code, model }, 'usage needs attention');
+    publish(frames);
+  }
+
+  async #read(
+    writes: readonly DurableWrite<void>[],
+    session: ClientSession,
+    readAll: boolean,
+  ): Promise<BatchReads> {
+    const { collections } = this.#options;
+    const sessions = await readThrough(
+      this.#sessions,
+      unique(writes.flatMap(({ chatIds }) => chatIds ?? [])),
+      readAll,
+      (ids) => collections.sessions.find({ _id: { $in: ids } }, { session }).toArray(),
+    );
+    const owners = [...writes.flatMap((write) => write.owners ?? []), ...sessions.values()];
+    const walletIds = unique(owners.map((owner) => walletId(owner.app_id, owner.user_id)));
+    const wallets = await readThrough(this.#wallets, walletIds, readAll, (ids) =>
+      collections.wallets.find({ _id: { $in: ids } }, { session }).toArray(),
+    );
+    // After a failure even ids that were minted just now may be there: the commit may have gone through.
+    const eventIds = unique(
+      writes.flatMap((write) => (write.isFresh === true && !readAll ? [] : (write.eventIds ?? []))),
+    );
+    const seen =
+      eventIds.length === 0
+        ? []
+        : await collections.events
+            .find({ _id: { $in: eventIds } }, { session, projection: { _id: 1 } })
+            .toArray();
+    const lineIds = unique(writes.flatMap((write) => write.lineIds ?? []));
+    const lines =
+      lineIds.length === 0
+        ? []
+        : await collections.ledger.find({ _id: { $in: lineIds } }, { session }).toArray();
+    await this.#readMarks(writes, sessions, session);
+    return {
+      sessions,
+      wallets,
+      seen: new Set(seen.map(({ _id }) => _id)),
+      lines: new Map(lines.map((line) => [line._id, line])),
+    };
+  }
+
+  async #readMarks(
+    writes: readonly DurableWrite<void>[],
+    sessions: Map<string, SessionDocument>,
+    session: ClientSession,
+  ): Promise<void> {
+    const wanted = writes.flatMap(({ counter }) => {
+      const held = counter === undefined ? undefined : sessions.get(counter.chat_id);
+      if (counter === undefined || held === undefined) return [];
+      const missing = missingClient(held, counter.run_id, counter.client, counter.isMetered);
+      return missing === undefined ? [] : [{ chat_id: counter.chat_id, ...missing }];
+    });
+    if (wanted.length === 0) return;
+    const documents = await this.#options.collections.usageMarks.find({ $or: wanted }, { session }).toArray();
+    for (const [id, held] of sessions) {
+      const own = documents.filter(({ chat_id }) => chat_id === id);
+      if (own.length === 0) continue;
+      const copy = structuredClone(held);
+      restoreMarks(copy, own);
+      sessions.set(id, copy);
+    }
+  }
+
+  async #abort(): Promise<void> {
+    const { session } = this.#options.node;
+    // The transaction may be gone already (that is often why we are here); the next one ends it on the server.
+    if (session.inTransaction()) await session.abortTransaction().catch(() => undefined);
+  }
+
+  #forget(writes: readonly DurableWrite<void>[]): void {
+    for (const id of writes.flatMap(({ chatIds }) => chatIds ?? [])) this.#sessions.delete(id);
+    // Whose wallets the batch touched follows from sessions that may be stale themselves.
+    this.#wallets.clear();
+  }
+}
+
+const unique = (ids: readonly string[]): string[] => [...new Set(ids)];
+
+async function readThrough<Value extends { _id: string }>(
+  cache: DocumentCache<Value>,
+  ids: readonly string[],
+  readAll: boolean,
+  read: (ids: string[]) => Promise<Value[]>,
+): Promise<Map<string, Value>> {
+  const found = new Map<string, Value>();
+  const missing: string[] = [];
+  for (const id of ids) {
+    const cached = readAll ? undefined : cache.get(id);
+    if (cached === undefined) missing.push(id);
+    else found.set(id, cached);
+  }
+  if (missing.length > 0) for (const value of await read(missing)) found.set(value._id, value);
+  return found;
+}
+
+/** Inserts documents of their first version and replaces the others, each only at the version it was read at. */
+async function writeSessions(
+  collection: Collections['sessions'],
+  documents: readonly SessionDocument[],
+  session: ClientSession,
+): Promise<void> {
+  const result = await bulk(
+    collection,
+    documents.map((document) =>
+      document.version === 1
+        ? { insertOne: { document } }
+        : {
+            replaceOne: {
+              filter: { _id: document._id, version: document.version - 1 },
+              replacement: document,
+            },
+          },
+    ),
+    session,
+  );
+  if (result !== documents.length) throw new StaleReadError('ChatSessions');
+}
+
+async function writeWallets(
+  collection: Collections['wallets'],
+  documents: readonly WalletDocument[],
+  session: ClientSession,
+): Promise<void> {
+  const result = await bulk(
+    collection,
+    documents.map((document) =>
+      document.version === 1n
+        ? { insertOne: { document } }
+        : {
+            replaceOne: {
+              filter: { _id: document._id, version: document.version - 1n },
+              replacement: document,
+            },
+          },
+    ),
+    session,
+  );
+  if (result !== documents.length) throw new StaleReadError('Wallets');
+}
+
+async function bulk<Document extends { _id: string }>(
+  collection: Collection<Document>,
+  operations: Parameters<Collection<Document>['bulkWrite']>[0],
+  session: ClientSession,
+): Promise<number> {
+  if (operations.length === 0) return 0;
+  const { insertedCount, matchedCount } = await collection.bulkWrite(operations, { session, ordered: true });
+  return insertedCount + matchedCount;
+}
+
+async function insertAll<Document extends { _id: string }>(
+  collection: Collection<Document>,
+  documents: Parameters<Collection<Document>['insertMany']>[0],
+  session: ClientSession,
+): Promise<void> {
+  if (documents.length > 0) await collection.insertMany(documents, { session, ordered: true });
+}
+
+/** From 5 ms to half a second, with jitter, so that nodes in each other's way come apart. */
+function backoff(attempt: number): Promise<void> {
+  return delay(Math.min(500, 5 * 1.6 ** attempt) * (0.5 + Math.random() / 2));
+}

@@ -1,0 +1,24 @@
+import type { DurableFrame } from '../contracts/frames.ts';
+import type { ChatEventDocument, Collections } from './collections.ts';
+
+/** Ids in `ChatEvents` are derived from the producer's own, so a repeat finds itself. */
+export const eventDocumentId = (chatId: string, uuid: string): string => `${chatId}|${uuid}`;
+export const runStartDocumentId = (chatId: string, runId: string): string => `${chatId}|run_start|${runId}`;
+
+/** The durable frames of a chat after `afterSequence`, in order. */
+export async function readFrames(
+  collections: Pick<Collections, 'events'>,
+  chatId: string,
+  afterSequence: number,
+  limit: number,
+): Promise<DurableFrame[]> {
+  const documents = await collections.events
+    .find({ chat_id: chatId, seq: { $gt: afterSequence } }, { sort: { seq: 1 }, limit })
+    .toArray();
+  return documents.flatMap((document) => frameOf(document) ?? []);
+}
+
+function frameOf({ frame, timestamp, chat_id, seq }: ChatEventDocument): DurableFrame | undefined {
+  if (frame === undefined || seq === undefined) return undefined;
+  return { ...frame, timestamp: timestamp.toISOString(), chat_id, seq };
+}

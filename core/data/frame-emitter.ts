@@ -1,0 +1,88 @@
+import type { DurableFrameBody } from '../contracts/frames.ts';
+import type { ChatEventDocument, RunAccount } from './collections.ts';
+import { eventDocumentId } from './event-log.ts';
+import type { IncomingEvent } from '../events/ag2-dialect.ts';
+import type { ChatDraft } from './session-fold.ts';
+
+/** Gives each frame of one event its `seq` and its place in the log, under ids derived from the event. */
+export class FrameEmitter {
+  readonly uuid: string;
+  count = 0;
+  readonly #draft: ChatDraft;
+  readonly #now: Date;
+  readonly #source: ChatEventDocument['event'];
+
+  constructor(
+    draft: ChatDraft,
+    { envelope, uuid }: Pick<IncomingEvent, 'envelope' | 'uuid'>,
+    { now }: { now: Date },
+  ) {
+    this.uuid = uuid;
+    this.#draft = draft;
+    this.#now = now;
+    this.#source = {
+      uuid,
+      type: envelope.event.type,
+      dialect: envelope.dialect,
+      run_id: envelope.run_id,
+      seq: envelope.seq,
+      ts: new Date(envelope.ts),
+      agent: envelope.agent,
+      meter: envelope.meter ?? null,
+    };
+  }
+
+  /** For what late events of an ended run bring to light. */
+  static forSettlement(draft: ChatDraft, run: RunAccount, context: { now: Date }): FrameEmitter {
+    const uuid = `settle|${run.run_id}|${draft.session.version + 1}`;
+    return new FrameEmitter(
+      draft,
+      {
+        uuid,
+        envelope: {
+          v: 1,
+          dialect: 'mozaiks',
+          chat_id: draft.session._id,
+          run_id: run.run_id,
+          seq: 0,
+          ts: context.now.toISOString(),
+          agent: null,
+          event: { type: 'settlement', content: { uuid } },
+        },
+      },
+      context,
+    );
+  }
+
+  emit(body: DurableFrameBody, id?: string, content?: Record<string, unknown>): void {
+    const { session, writes } = this.#draft;
+    session.last_sequence += 1;
+    const seq = session.last_sequence;
+    writes.events.push({
+      _id: id ?? this.#nextId(),
+      chat_id: session._id,
+      seq,
+      frame: body,
+      timestamp: this.#now,
+      event: content === undefined ? this.#source : { ...this.#source, content },
+    });
+    writes.frames.push({ ...body, timestamp: this.#now.toISOString(), chat_id: session._id, seq });
+  }
+
+  /** An event that shows nothing still leaves its trace: that is how a repeat is known. */
+  recordSilently(content: Record<string, unknown>): void {
+    const { session, writes } = this.#draft;
+    writes.events.push({
+      _id: this.#nextId(),
+      chat_id: session._id,
+      timestamp: this.#now,
+      event: { ...this.#source, content },
+    });
+  }
+
+  #nextId(): string {
+    const id = eventDocumentId(this.#draft.session._id, this.uuid);
+    this.count += 1;
+    return this.count === 1 ? id : `${id}#${this.count}`;
+  }
+}

@@ -1,0 +1,246 @@
+import { createHash } from 'node:crypto';
+import {
+  chatSessionSchema,
+  type ChatSession,
+  ledgerEntrySchema,
+  type LedgerEntry,
+} from '../contracts/documents.ts';
+import type { DurableFrame } from '../contracts/frames.ts';
+import type { Balance, ChatSummary } from '../contracts/http.ts';
+import type { IncomingEvent, RefusalCode } from '../events/ag2-dialect.ts';
+import type { BatchDraft } from './batch-draft.ts';
+import type { Collections, LedgerDocument, SessionDocument, WalletDocument } from './collections.ts';
+import type { DurableWriter } from './durable-writer.ts';
+import { eventDocumentId, readFrames, runStartDocumentId } from './event-log.ts';
+import { jsonView } from './json-view.ts';
+import type { ChatIdentity } from './new-session.ts';
+import { foldEvent } from './session-fold.ts';
+import { wouldOverflow } from './usage-fold.ts';
+import { appendLine, canonicalJson, walletId, type WalletOwner } from './wallet-ledger.ts';
+
+/** What became of an event. `available` is what the wallet still holds, in its units. */
+export type EventRecord =
+  | { outcome: 'recorded' | 'repeated'; available: bigint }
+  | { outcome: 'refused'; code: RefusalCode; reason: string };
+
+export type WalletChange = {
+  owner: WalletOwner;
+  kind: 'grant' | 'debit';
+  amount: bigint;
+  idempotencyKey: string;
+  reason: string;
+};
+export type WalletChangeResult =
+  | { outcome: 'recorded' | 'repeated'; line: LedgerDocument; wallet: WalletDocument }
+  | { outcome: 'insufficient_funds' | 'key_reused'; wallet: WalletDocument };
+
+/** The public face of storage: chats, their log, wallets. All writes go through the one durable writer. */
+export class PersistenceManager {
+  readonly #collections: Collections;
+  readonly #writer: DurableWriter;
+
+  constructor(collections: Collections, writer: DurableWriter) {
+    this.#collections = collections;
+    this.#writer = writer;
+  }
+
+  /**
+   * Counts a usage summary: ledger line, wallet, `real_time_tracking` and the frame in one transaction, guarded
+   * against double debit by the counters' high-water marks and by the event's id.
+   */
+  saveUsageSummary(event: IncomingEvent, isFresh: boolean): Promise<EventRecord> {
+    return this.#record(event, isFresh);
+  }
+
+  /** Puts any other event into its chat's log, with the frames it is shown by. */
+  appendEvent(event: IncomingEvent, isFresh: boolean): Promise<EventRecord> {
+    return this.#record(event, isFresh);
+  }
+
+  #record(event: IncomingEvent, isFresh: boolean): Promise<EventRecord> {
+    const { envelope, uuid } = event;
+    const { chat_id, run_id, meter } = envelope;
+    return this.#writer.write({
+      chatIds: [chat_id],
+      ...(envelope.app_id === undefined || envelope.user_id === undefined
+        ? {}
+        : { owners: [{ app_id: envelope.app_id, user_id: envelope.user_id }] }),
+      eventIds: [eventDocumentId(chat_id, uuid), runStartDocumentId(chat_id, run_id)],
+      isFresh,
+      counter: {
+        chat_id,
+        run_id,
+        client: meter?.client ?? envelope.agent ?? 'unknown',
+        isMetered: meter != null,
+      },
+      fold: (draft) => record(draft, event),
+    });
+  }
+
+  /** Opens a chat under the given id; `false` when it was there already. */
+  openChat(identity: ChatIdentity): Promise<boolean> {
+    const { chat_id, app_id, user_id } = identity;
+    return this.#writer.write({
+      chatIds: [chat_id],
+      owners: [{ app_id, user_id }],
+      fold: (draft) => {
+        if (draft.session(chat_id) !== undefined) return false;
+        draft.openSession(identity);
+        draft.wallet({ app_id, user_id });
+        return true;
+      },
+    });
+  }
+
+  /** The wallet, which comes into being here when it was never used before. */
+  async readWallet(owner: WalletOwner): Promise<WalletDocument> {
+    const found = await this.#collections.wallets.findOne({ _id: walletId(owner.app_id, owner.user_id) });
+    return found ?? this.#writer.write({ owners: [owner], fold: (draft) => ({ ...draft.wallet(owner) }) });
+  }
+
+  async readBalance(owner: WalletOwner): Promise<Balance> {
+    return balanceOf(await this.readWallet(owner));
+  }
+
+  /** Gives to or takes from a wallet, once for each idempotency key, for ever. */
+  changeWallet({ owner, kind, amount, idempotencyKey, reason }: WalletChange): Promise<WalletChangeResult> {
+    const lineId = `${kind}|${walletId(owner.app_id, owner.user_id)}|${idempotencyKey}`;
+    const requestHash = createHash('sha256').update(canonicalJson({ amount, reason })).digest('hex');
+    return this.#writer.write({
+      owners: [owner],
+      lineIds: [lineId],
+      fold: (draft): WalletChangeResult => {
+        const wallet = draft.wallet(owner);
+        const made = draft.line(lineId);
+        if (made !== undefined)
+          return made.request_hash === requestHash
+            ? { outcome: 'repeated', line: made, wallet: { ...wallet } }
+            : { outcome: 'key_reused', wallet: { ...wallet } };
+        if (kind === 'debit' && wallet.balance - wallet.held < amount)
+          return { outcome: 'insufficient_funds', wallet: { ...wallet } };
+        const line = appendLine(wallet, {
+          _id: lineId,
+          kind,
+          amount: kind === 'debit' ? -amount : amount,
+          reason,
+          request_hash: requestHash,
+          created_at: draft.context.now,
+        });
+        draft.writes.ledger.push(line);
+        return { outcome: 'recorded', line, wallet: { ...wallet } };
+      },
+    });
+  }
+
+  findSession(chatId: string): Promise<SessionDocument | null> {
+    return this.#collections.sessions.findOne({ _id: chatId });
+  }
+
+  /** The newest chat of this user and workflow that has not ended. */
+  findOpenChat(identity: Omit<ChatIdentity, 'chat_id'>): Promise<SessionDocument | null> {
+    return this.#collections.sessions.findOne(
+      { ...identity, status: 'in_progress' },
+      { sort: { last_updated_at: -1 } },
+    );
+  }
+
+  /** Chats whose run this node had under way when it ended without a word. */
+  findOrphanedRuns(nodeId: string): Promise<SessionDocument[]> {
+    return this.#collections.sessions.find({ 'run.owner': nodeId }).toArray();
+  }
+
+  async listChats(identity: Omit<ChatIdentity, 'chat_id'>, limit: number): Promise<ChatSummary[]> {
+    const documents = await this.#collections.sessions
+      .find({ ...identity }, { sort: { last_updated_at: -1 }, limit })
+      .toArray();
+    return documents.map(summaryOf);
+  }
+
+  readFrames(chatId: string, afterSequence: number, limit: number): Promise<DurableFrame[]> {
+    return readFrames(this.#collections, chatId, afterSequence, limit);
+  }
+
+  /** Lines of a chat or a wallet, oldest first; `after` is the last line's number (wallet) or sequence (chat) seen. */
+  async readLedger(
+    of: { chat_id: string } | { wallet_id: string },
+    after: number,
+    limit: number,
+  ): Promise<LedgerEntry[]> {
+    const documents =
+      'chat_id' in of
+        ? await this.#collections.ledger
+            .find({ chat_id: of.chat_id, sequence: { $gt: after } }, { sort: { sequence: 1 }, limit })
+            .toArray()
+        : await this.#collections.ledger
+            .find({ wallet_id: of.wallet_id, line: { $gt: BigInt(after) } }, { sort: { line: 1 }, limit })
+            .toArray();
+    return documents.map((document) => jsonView(ledgerEntrySchema, document));
+  }
+}
+
+function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
+  const { envelope, uuid, known } = event;
+  const { chat_id, app_id, user_id, workflow_name } = envelope;
+  const found = draft.session(chat_id);
+  if (found === undefined && (app_id === undefined || user_id === undefined || workflow_name === undefined))
+    return {
+      outcome: 'refused',
+      code: 'unknown_chat',
+      reason: 'there is no such chat; name app_id, user_id and workflow_name to open it',
+    };
+  if (
+    found !== undefined &&
+    ((app_id ?? found.app_id) !== found.app_id || (user_id ?? found.user_id) !== found.user_id)
+  )
+    return { outcome: 'refused', code: 'wrong_chat', reason: 'the chat belongs to another app or user' };
+  if (found !== undefined && known?.type === 'usage_summary' && wouldOverflow(found, known.content))
+    return {
+      outcome: 'refused',
+      code: 'invalid_usage',
+      reason: 'the chat would count more than 2^53 - 1 tokens',
+    };
+  const session =
+    found ??
+    draft.openSession({
+      chat_id,
+      app_id: app_id ?? '',
+      user_id: user_id ?? '',
+      workflow_name: workflow_name ?? '',
+    });
+  const wallet = draft.wallet(session);
+  const available = () => wallet.balance - wallet.held;
+  if (draft.hasSeen(eventDocumentId(chat_id, uuid))) return { outcome: 'repeated', available: available() };
+  const run = session.usage_state.runs.find((each) => each.run_id === envelope.run_id);
+  const runIsNew = run === undefined && !draft.hasSeen(runStartDocumentId(chat_id, envelope.run_id));
+  const isLate = run !== undefined && run.result !== null;
+  const notes = foldEvent({ session, wallet, writes: draft.writes }, event, runIsNew, draft.context);
+  draft.notes.push(...notes.map((note) => ({ ...note, chat_id })));
+  draft.touch(session, isLate);
+  return { outcome: 'recorded', available: available() };
+}
+
+export function balanceOf(wallet: WalletDocument): Balance {
+  return {
+    balance: Number(wallet.balance),
+    held: Number(wallet.held),
+    available: Number(wallet.balance - wallet.held),
+    unit: wallet.unit,
+  };
+}
+
+export function summaryOf(session: SessionDocument): ChatSummary {
+  return {
+    chat_id: session._id,
+    workflow_name: session.workflow_name,
+    status: session.status,
+    created_at: session.created_at.toISOString(),
+    last_updated_at: session.last_updated_at.toISOString(),
+    last_sequence: session.last_sequence,
+    total_tokens: Number(session.real_time_tracking.tokens.total_tokens),
+  };
+}
+
+/** The session as people read it: without the counting rules' memory. */
+export function sessionView(session: SessionDocument): ChatSession {
+  return jsonView(chatSessionSchema.strip(), session);
+}

@@ -1,0 +1,215 @@
+import type { KnownAgentEvent } from '../contracts/agent-events.ts';
+import { addCounts, growthOf, isZero, totalOf, zeroCounts } from '../usage/token-counts.ts';
+import { type ModelDelta, recordObservation } from '../usage/usage-delta.ts';
+import type { SessionDocument, UsageShare } from './collections.ts';
+import type { FrameEmitter } from './frame-emitter.ts';
+import { turnsOf } from './run-fold.ts';
+import type { FoldNote, Step } from './session-fold.ts';
+import { addToShares, raiseShare, shareOf, totalsDocument, totalsOf, usd } from './usage-share.ts';
+import { appendLine } from './wallet-ledger.ts';
+
+/** What a usage summary does to a chat, pure: growth becomes a ledger line, the wallet, the totals and a frame. */
+type UsageContent = Extract<KnownAgentEvent, { type: 'usage_summary' }>['content'];
+
+export function recordUsage(content: UsageContent, step: Step): FoldNote[] {
+  const { draft, envelope, run } = step;
+  const { usage_state, real_time_tracking } = draft.session;
+  const meter = envelope.meter ?? null;
+  const agent = meter?.agent ?? envelope.agent ?? 'unknown';
+  const { deltas, finalExcessChange } = recordObservation(usage_state, {
+    run_id: envelope.run_id,
+    seq: envelope.seq,
+    agent,
+    meter,
+    content,
+  });
+  usage_state.final_excess = addCounts(usage_state.final_excess, finalExcessChange);
+  turnsOf(run, agent).summaries.push({
+    seq: envelope.seq,
+    client: meter === null ? agent : `${meter.client}~${meter.epoch}`,
+    tokens: (content.total.usages ?? content.actual.usages ?? []).reduce(
+      (sum, usage) => sum + usage.prompt_tokens + usage.completion_tokens,
+      0,
+    ),
+  });
+  const notes: FoldNote[] = [];
+  if (meter === null && !real_time_tracking.tokens.unverifiable) {
+    real_time_tracking.tokens.unverifiable = true;
+    notes.push({ code: 'unverifiable_usage' });
+  }
+  if (deltas.length > 0)
+    notes.push(
+      ...debitUsage(deltas, { agent, reported_cost: content.actual.total_cost ?? null, reason: null }, step),
+    );
+  return notes;
+}
+
+type DebitFacts = { agent: string; reported_cost: number | null; reason: string | null };
+
+function debitUsage(
+  deltas: ModelDelta[],
+  { agent, reported_cost, reason }: DebitFacts,
+  step: Step,
+): FoldNote[] {
+  const { draft, envelope, run, emitter, context } = step;
+  const { session, wallet, writes } = draft;
+  const tracking = session.real_time_tracking;
+  const { tokens } = tracking;
+  const at = new Date(envelope.ts);
+  const priced = deltas.map(({ model, counts }) => ({
+    model,
+    counts,
+    price: context.price({ model, app_id: session.app_id, at, counts }),
+  }));
+  const known = priced.filter(({ price }) => price !== undefined);
+  const cost =
+    known.length === 0 ? null : known.reduce((sum, { price }) => sum + (price?.cost_nano_usd ?? 0n), 0n);
+  const counts = deltas.map((delta) => delta.counts).reduce(addCounts, zeroCounts());
+  const units = wallet.unit === 'tokens' ? totalOf(counts) : (cost ?? 0n);
+  const lastModel = deltas.at(-1)?.model ?? null;
+  const line = appendLine(wallet, {
+    _id: `debit|${session._id}|${emitter.uuid}`,
+    kind: 'debit',
+    amount: context.freeTrial ? 0n : -units,
+    chat_id: session._id,
+    run_id: run.run_id,
+    sequence: session.last_sequence + 1,
+    event_uuid: emitter.uuid,
+    agent,
+    model: lastModel,
+    tokens: { ...counts, total_tokens: totalOf(counts) },
+    by_model: priced.map(({ model, counts: modelCounts, price }) => ({
+      model,
+      ...modelCounts,
+      cost_nano_usd: price?.cost_nano_usd ?? null,
+      price_version: price?.price_version ?? null,
+    })),
+    cost_nano_usd: cost,
+    reported_cost,
+    price_version: priced.length === 1 ? (priced[0]?.price?.price_version ?? null) : null,
+    reason: context.freeTrial ? 'free_trial' : reason,
+    created_at: context.now,
+  });
+  writes.ledger.push(line);
+
+  for (const { model, counts: modelCounts, price } of priced) {
+    const share: UsageShare = shareOf(modelCounts, price?.cost_nano_usd ?? 0n);
+    raiseShare(tokens, share);
+    addToShares(tokens.by_agent, { agent }, share);
+    addToShares(tokens.by_model, { model }, share);
+    addToShares(run.shares, { agent, model }, share);
+    writes.llmUsage.push({
+      _id: `${session._id}|${emitter.uuid}|${model}`,
+      ...llmUsageFacts(session, agent, model, at),
+      prompt_tokens: modelCounts.prompt_tokens,
+      completion_tokens: modelCounts.completion_tokens,
+      total_tokens: totalOf(modelCounts),
+      cost_nano_usd: price?.cost_nano_usd ?? null,
+      cost_usd: price === undefined ? null : usd(price.cost_nano_usd),
+      latency_ms: envelope.meter?.latency_ms ?? null,
+      status: 'success',
+      error_message: null,
+    });
+  }
+  const delta = totalsOf(shareOf(counts, cost ?? 0n));
+  tokens.last_model = lastModel;
+  tokens.remaining_balance = wallet.balance;
+  tokens.last_delta = totalsDocument(shareOf(counts, cost ?? 0n));
+  tracking.last_usage_recorded_at = context.now;
+  tracking.last_flush_at = context.now;
+  emitter.emit(
+    {
+      type: 'token_update',
+      data: {
+        chat_id: session._id,
+        agent,
+        model: lastModel,
+        cumulative: { ...totalsOf(tokens), last_model: lastModel },
+        delta,
+        remaining_balance: Number(wallet.balance),
+        ledger_entry_id: line._id,
+        incremental_debits: tokens.incremental_debits,
+      },
+    },
+    undefined,
+    envelope.event.content,
+  );
+  return surfaceUnpriced(
+    priced.filter(({ price }) => price === undefined).map(({ model }) => model),
+    session,
+    emitter,
+  );
+}
+
+function surfaceUnpriced(models: string[], session: SessionDocument, emitter: FrameEmitter): FoldNote[] {
+  const { unpriced_models } = session.real_time_tracking.tokens;
+  return models
+    .filter((model) => !unpriced_models.includes(model))
+    .map((model) => {
+      unpriced_models.push(model);
+      emitter.emit({
+        type: 'chat.error',
+        data: {
+          error_type: 'unpriced_model',
+          message: `There is no price for the model ${model}: its tokens are debited, what they cost is not known.`,
+          details: { model },
+          retryable: false,
+        },
+      });
+      return { code: 'unpriced_model', model };
+    });
+}
+
+/** Debits what final totals showed beyond the summaries, under the run's own event, so once. */
+export function trueUp(step: Step): void {
+  const { session } = step.draft;
+  const { usage_state } = session;
+  const missing: ModelDelta[] = [];
+  for (const mark of usage_state.marks) {
+    if (mark.final === null) continue;
+    const growth = growthOf(mark.billed, mark.final);
+    if (isZero(growth)) continue;
+    missing.push({ model: mark.model, counts: growth });
+    mark.billed = addCounts(mark.billed, growth);
+  }
+  if (missing.length === 0) return;
+  debitUsage(missing, { agent: 'unknown', reported_cost: null, reason: 'true_up' }, step);
+  usage_state.final_excess = zeroCounts();
+  session.real_time_tracking.tokens.usage_mismatch = false;
+}
+
+/** Whether counting this summary could take the chat's totals beyond what JSON numbers hold exactly. */
+export function wouldOverflow(session: SessionDocument, content: UsageContent): boolean {
+  const limit = BigInt(Number.MAX_SAFE_INTEGER) - session.real_time_tracking.tokens.total_tokens;
+  return [content.actual.usages, content.total.usages].some((usages) => {
+    const counts = (usages ?? []).map(
+      (usage) => BigInt(usage.prompt_tokens) + BigInt(usage.completion_tokens),
+    );
+    return counts.reduce((sum, count) => sum + count, 0n) > limit;
+  });
+}
+
+export function recordFailedCall(
+  call: { model: string; latency_ms: number },
+  error: unknown,
+  step: Step,
+): void {
+  const { draft, envelope, emitter } = step;
+  draft.writes.llmUsage.push({
+    _id: `${draft.session._id}|${emitter.uuid}|${call.model}`,
+    ...llmUsageFacts(draft.session, envelope.agent, call.model, new Date(envelope.ts)),
+    prompt_tokens: 0n,
+    completion_tokens: 0n,
+    total_tokens: 0n,
+    cost_nano_usd: 0n,
+    cost_usd: 0,
+    latency_ms: call.latency_ms,
+    status: 'error',
+    error_message: typeof error === 'string' ? error.slice(0, 500) : 'the model call failed',
+  });
+}
+
+function llmUsageFacts(session: SessionDocument, agent: string | null, model: string, timestamp: Date) {
+  const { _id, app_id, user_id, workflow_name } = session;
+  return { task_id: _id, app_id, user_id, workflow_name, agent, model, timestamp };
+}
