@@ -5,13 +5,10 @@ const flag = (fallback: boolean) =>
     .enum(['true', 'false'])
     .default(fallback ? 'true' : 'false')
     .transform((value) => value === 'true');
+const wholeNumberBetween = (least: number, most: number) =>
+  z.string().regex(/^\d+$/, 'must be a whole number').transform(Number).pipe(z.int().min(least).max(most));
 const wholeNumber = (fallback: number, least: number, most: number) =>
-  z
-    .string()
-    .regex(/^\d+$/, 'must be a whole number')
-    .transform(Number)
-    .pipe(z.int().min(least).max(most))
-    .default(fallback);
+  wholeNumberBetween(least, most).default(fallback);
 const url = (protocols: RegExp) => z.url({ protocol: protocols });
 
 /**
@@ -51,7 +48,7 @@ export const environmentSchema = z.object({
   LLM_MAX_RETRIES: wholeNumber(3, 0, 10),
 
   WALLET_UNIT: z.enum(['tokens', 'nano_usd']).default('tokens'),
-  WALLET_START_BALANCE: wholeNumber(0, 0, Number.MAX_SAFE_INTEGER).optional(),
+  WALLET_START_BALANCE: wholeNumberBetween(0, Number.MAX_SAFE_INTEGER).optional(),
   FREE_TRIAL_ENABLED: flag(false),
   FINAL_USAGE_POLICY: z.enum(['surface', 'true_up']).default('surface'),
 

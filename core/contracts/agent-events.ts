@@ -121,7 +121,6 @@ export const knownAgentEventSchema = z.discriminatedUnion('type', [
   errorEventSchema,
 ]);
 export type KnownAgentEvent = z.infer<typeof knownAgentEventSchema>;
-export type KnownAgentEventType = KnownAgentEvent['type'];
 
 /**
  * Which counter a summary belongs to. `client` is one LLM client instance (AG2's `OpenAIWrapper`), `epoch` grows

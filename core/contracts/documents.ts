@@ -44,7 +44,6 @@ export const realTimeTrackingSchema = z.strictObject({
     usage_mismatch: z.boolean(),
   }),
 });
-export type RealTimeTracking = z.infer<typeof realTimeTrackingSchema>;
 
 export const chatSessionSchema = z.strictObject({
   _id: z.string(),

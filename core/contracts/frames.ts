@@ -173,7 +173,6 @@ export const clientFrameSchema = z.discriminatedUnion('type', [
   z.strictObject({ type: z.literal('ping') }),
 ]);
 export type ClientFrame = z.infer<typeof clientFrameSchema>;
-export type ClientFrameType = ClientFrame['type'];
 
 /** Why the server closed a socket. 1012 asks the client to reconnect; the others say what it did wrong. */
 export const closeCodes = {

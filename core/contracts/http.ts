@@ -70,12 +70,11 @@ export const balanceSchema = z.strictObject({
 });
 export type Balance = z.infer<typeof balanceSchema>;
 
-export const creditRequestSchema = z.strictObject({
+export const walletChangeRequestSchema = z.strictObject({
   app_id: idSchema,
   amount: z.int().min(1).max(1e15),
   reason: z.string().min(1).max(500),
 });
-export const consumeRequestSchema = creditRequestSchema;
 export const walletChangeSchema = balanceSchema.extend({
   outcome: z.enum(['recorded', 'repeated']),
   ledger_entry_id: z.string(),
@@ -130,3 +129,33 @@ export const healthSchema = z.strictObject({
   status: z.enum(['ok', 'stopping', 'unavailable']),
   checks: z.record(z.string(), z.string()),
 });
+
+export const chatPerformanceSchema = z.strictObject({
+  chat_id: z.string(),
+  app_id: z.string(),
+  workflow_name: z.string(),
+  user_id: z.string(),
+  started_at: z.string(),
+  ended_at: z.string().nullable(),
+  runtime_sec: z.number(),
+  agent_turns: z.int(),
+  tool_calls: z.int(),
+  errors: z.int(),
+  last_turn_duration_sec: z.number().nullable(),
+  prompt_tokens: z.int(),
+  completion_tokens: z.int(),
+  cost: z.number(),
+});
+export type ChatPerformance = z.infer<typeof chatPerformanceSchema>;
+export const performanceAggregateSchema = z.strictObject({
+  active_chats: z.int(),
+  tracked_chats: z.int(),
+  total_agent_turns: z.int(),
+  total_tool_calls: z.int(),
+  total_errors: z.int(),
+  total_prompt_tokens: z.int(),
+  total_completion_tokens: z.int(),
+  total_cost: z.number(),
+  chats: z.array(chatPerformanceSchema),
+});
+export type PerformanceAggregate = z.infer<typeof performanceAggregateSchema>;

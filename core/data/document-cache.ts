@@ -24,6 +24,10 @@ export class DocumentCache<Value> {
     if (oldest.done !== true) this.#documents.delete(oldest.value);
   }
 
+  values(): Value[] {
+    return [...this.#documents.values()];
+  }
+
   delete(id: string): void {
     this.#documents.delete(id);
   }

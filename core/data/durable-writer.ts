@@ -31,12 +31,15 @@ export type DurableWrite<Result> = {
   fold: (draft: BatchDraft) => Result;
 };
 
+/** What a commit made durable: its frames in order, and the session documents as they are now (not to be changed). */
+export type Committed = { frames: readonly DurableFrame[]; sessions: readonly SessionDocument[] };
+
 export type DurableWriterOptions = {
   collections: Collections;
   node: NodeSession;
   context: () => BatchContext;
-  /** Called after each commit, with its frames in order, before any writer learns of it. */
-  publish: (frames: readonly DurableFrame[]) => void;
+  /** Called after each commit, before any writer learns of it. */
+  publish: (committed: Committed) => void;
   log: Logger;
 };
 
@@ -139,7 +142,7 @@ export class DurableWriter {
     for (const document of wallets) this.#wallets.set(document._id, document);
     for (const { code, chat_id, model } of draft.notes)
       log.warn({ chat_id, code, model }, 'usage needs attention');
-    publish(frames);
+    publish({ frames, sessions });
   }
 
   async #read(

@@ -18,6 +18,24 @@ export async function readFrames(
   return documents.flatMap((document) => frameOf(document) ?? []);
 }
 
+export type SpokenText = { agent: string; content: string };
+
+/** The last `limit` messages of a chat, oldest first. */
+export async function readTexts(
+  collections: Pick<Collections, 'events'>,
+  chatId: string,
+  limit: number,
+): Promise<SpokenText[]> {
+  const documents = await collections.events
+    .find({ chat_id: chatId, seq: { $gt: 0 }, 'frame.type': 'chat.text' }, { sort: { seq: -1 }, limit })
+    .toArray();
+  return documents
+    .flatMap(({ frame }) =>
+      frame?.type === 'chat.text' ? { agent: frame.data.agent, content: frame.data.content } : [],
+    )
+    .toReversed();
+}
+
 function frameOf({ frame, timestamp, chat_id, seq }: ChatEventDocument): DurableFrame | undefined {
   if (frame === undefined || seq === undefined) return undefined;
   return { ...frame, timestamp: timestamp.toISOString(), chat_id, seq };

@@ -11,7 +11,7 @@ import type { IncomingEvent, RefusalCode } from '../events/ag2-dialect.ts';
 import type { BatchDraft } from './batch-draft.ts';
 import type { Collections, LedgerDocument, SessionDocument, WalletDocument } from './collections.ts';
 import type { DurableWriter } from './durable-writer.ts';
-import { eventDocumentId, readFrames, runStartDocumentId } from './event-log.ts';
+import { eventDocumentId, readFrames, readTexts, runStartDocumentId, type SpokenText } from './event-log.ts';
 import { jsonView } from './json-view.ts';
 import type { ChatIdentity } from './new-session.ts';
 import { foldEvent } from './session-fold.ts';
@@ -158,6 +158,10 @@ export class PersistenceManager {
 
   readFrames(chatId: string, afterSequence: number, limit: number): Promise<DurableFrame[]> {
     return readFrames(this.#collections, chatId, afterSequence, limit);
+  }
+
+  readTexts(chatId: string, limit: number): Promise<SpokenText[]> {
+    return readTexts(this.#collections, chatId, limit);
   }
 
   /** Lines of a chat or a wallet, oldest first; `after` is the last line's number (wallet) or sequence (chat) seen. */

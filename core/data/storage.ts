@@ -1,9 +1,8 @@
 import type { MongoClient } from 'mongodb';
-import type { DurableFrame } from '../contracts/frames.ts';
 import type { Logger } from '../observability/logging.ts';
 import type { BatchContext } from './batch-draft.ts';
 import { type Collections, openCollections, prepareCollections } from './collections.ts';
-import { DurableWriter } from './durable-writer.ts';
+import { type Committed, DurableWriter } from './durable-writer.ts';
 import { openNodeSession } from './node-session.ts';
 import { PersistenceManager } from './persistence-manager.ts';
 
@@ -12,8 +11,8 @@ export type StorageOptions = {
   database: string;
   nodeId: string;
   settings: Omit<BatchContext, 'now' | 'node_id'>;
-  /** Gets the frames of each commit, in order. */
-  publish: (frames: readonly DurableFrame[]) => void;
+  /** Gets each commit, in order, before any writer learns of it. */
+  publish: (committed: Committed) => void;
   log: Logger;
   now?: () => Date;
 };

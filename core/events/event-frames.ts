@@ -90,6 +90,7 @@ export function framesOfEvent(event: KnownAgentEvent, envelope: Envelope, now: D
       ];
     case 'error':
       return [
+        ...exhaustion(event.content),
         {
           type: 'chat.error',
           data: {
@@ -107,6 +108,33 @@ export function framesOfEvent(event: KnownAgentEvent, envelope: Envelope, now: D
     case 'run_completion':
       return [];
   }
+}
+
+/** An empty wallet is said twice: as an error with what to do, and as a state that programs can act on. */
+function exhaustion({
+  error_type,
+  details,
+}: {
+  error_type?: string | undefined;
+  details?: Record<string, unknown> | undefined;
+}): DurableFrameBody[] {
+  const { remaining_balance, scope, blocked_until } = details ?? {};
+  if (
+    error_type !== 'insufficient_tokens' ||
+    typeof remaining_balance !== 'number' ||
+    typeof scope !== 'string'
+  )
+    return [];
+  return [
+    {
+      type: 'token_exhausted',
+      data: {
+        remaining_balance,
+        scope,
+        blocked_until: typeof blocked_until === 'string' ? blocked_until : null,
+      },
+    },
+  ];
 }
 
 type Transition = {

@@ -1,31 +1,24 @@
-/** What one chat did since this process first heard of it, for `/metrics/perf`. Display data: money is in the ledger. */
-export type ChatPerformance = {
-  chat_id: string;
-  app_id: string;
-  workflow_name: string;
-  user_id: string;
-  started_at: Date;
-  ended_at: Date | null;
-  agent_turns: number;
-  tool_calls: number;
-  errors: number;
-  last_turn_duration_sec: number | null;
-  prompt_tokens: number;
-  completion_tokens: number;
-  cost: number;
-};
+import type { ChatPerformance } from '../contracts/http.ts';
+import type { SessionDocument } from '../data/collections.ts';
 
-export type ChatPerformanceSnapshot = Omit<ChatPerformance, 'started_at' | 'ended_at'> & {
-  started_at: string;
-  ended_at: string | null;
-  runtime_sec: number;
-};
-
-export function snapshotOf(chat: ChatPerformance, now: Date): ChatPerformanceSnapshot {
+/** Read off the session document, so that it cannot say anything else than the document does. */
+export function performanceOf(session: SessionDocument, now: Date): ChatPerformance {
+  const { counts, latency, tokens } = session.real_time_tracking;
+  const endedAt = session.completed_at;
   return {
-    ...chat,
-    started_at: chat.started_at.toISOString(),
-    ended_at: chat.ended_at?.toISOString() ?? null,
-    runtime_sec: ((chat.ended_at ?? now).getTime() - chat.started_at.getTime()) / 1000,
+    chat_id: session.chat_id,
+    app_id: session.app_id,
+    workflow_name: session.workflow_name,
+    user_id: session.user_id,
+    started_at: session.created_at.toISOString(),
+    ended_at: endedAt?.toISOString() ?? null,
+    runtime_sec: ((endedAt ?? now).getTime() - session.created_at.getTime()) / 1000,
+    agent_turns: counts.agent_turns,
+    tool_calls: counts.tool_calls,
+    errors: counts.errors,
+    last_turn_duration_sec: latency.last_turn_duration_sec,
+    prompt_tokens: Number(tokens.prompt_tokens),
+    completion_tokens: Number(tokens.completion_tokens),
+    cost: tokens.total_cost,
   };
 }

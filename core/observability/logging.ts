@@ -34,5 +34,3 @@ export function createLogger({ level, asJson }: LoggingOptions): Logger {
     }),
   );
 }
-
-export const silentLogger: Logger = createLogger({ level: 'silent', asJson: true });

@@ -1,11 +1,14 @@
 import { findMongod } from '../../infra/embedded-mongo/find-mongod.ts';
 import { testCacheDir } from './cache-dir.ts';
 
-export async function findTestMongod(): Promise<string> {
+export async function findTestMongod(
+  progress: (line: string) => void = (line) => process.stderr.write(`${line}\n`),
+): Promise<string> {
+  const named = process.env['MONGOD_BINARY'];
   const { binary } = await findMongod({
-    mongodBinary: process.env['MONGOD_BINARY'],
+    mongodBinary: named === '' ? undefined : named,
     cacheDir: testCacheDir(),
-    progress: (line) => process.stderr.write(`${line}\n`),
+    progress,
   });
   return binary;
 }

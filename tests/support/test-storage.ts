@@ -34,7 +34,7 @@ export async function openTestStorage(
       price: openPriceBook(seedPrices()),
       ...settings,
     },
-    publish: (committed) => frames.push(...committed),
+    publish: (committed) => frames.push(...committed.frames),
     log: silentLogger,
   });
   const { persistence } = storage;

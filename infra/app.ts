@@ -1,0 +1,219 @@
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import type { AddressInfo } from 'node:net';
+import type { MongoClient } from 'mongodb';
+import type { CoreConfig } from '../core/config/core-config.ts';
+import type { EventRecord } from '../core/data/persistence-manager.ts';
+import { openPriceBook } from '../core/data/price-book.ts';
+import { openStorage } from '../core/data/storage.ts';
+import { UnifiedEventDispatcher } from '../core/events/unified-event-dispatcher.ts';
+import type { Logger } from '../core/observability/logging.ts';
+import { openMetrics } from '../core/observability/metrics.ts';
+import { PerformanceManager } from '../core/observability/performance-manager.ts';
+import { noTelemetry, type Telemetry } from '../core/observability/telemetry.ts';
+import type { LlmClient } from '../core/orchestration/llm-client.ts';
+import { OrchestrationEngine } from '../core/orchestration/orchestration-engine.ts';
+import { summarize, type WorkflowCatalog } from '../core/orchestration/workflow-catalog.ts';
+import { seedPrices } from '../core/usage/price-seeds.ts';
+import { chatRoutes } from '../transport/chat-routes.ts';
+import { eventRoutes } from '../transport/event-routes.ts';
+import { createHttpServer } from '../transport/http-server.ts';
+import { operationsRoutes } from '../transport/operations-routes.ts';
+import { createSignIn } from '../transport/sign-in.ts';
+import { SimpleTransport } from '../transport/simple-transport.ts';
+import { type SocketLimits, startSocketServer } from '../transport/socket-server.ts';
+import { usageRoutes } from '../transport/usage-routes.ts';
+import { walletRoutes } from '../transport/wallet-routes.ts';
+
+/** Everything the runtime is made of, handed in from outside: nothing below reads the environment. */
+export type AppOptions = {
+  config: CoreConfig;
+  client: MongoClient;
+  llm: LlmClient;
+  workflows: WorkflowCatalog;
+  uiFolder: string;
+  version: string;
+  log: Logger;
+  now?: () => Date;
+  telemetry?: Telemetry;
+  socketLimits?: Partial<SocketLimits>;
+};
+
+export type App = {
+  /** The address it answers at. */
+  readonly url: string;
+  /** Ends it so that nothing accepted is lost; safe to call twice. `graceMs` is what runs get to finish. */
+  stop: (graceMs?: number) => Promise<void>;
+};
+
+const viteOrigins = ['http://localhost:5173', 'http://127.0.0.1:5173'];
+
+/** The composition root: introduces the parts to one another, and starts them. */
+export async function startApp(options: AppOptions): Promise<App> {
+  const { config, client, llm, workflows, log, now = () => new Date(), telemetry = noTelemetry } = options;
+  const transport = new SimpleTransport();
+  const nodeId = config.NODE_ID ?? `${process.env['HOSTNAME'] ?? 'node'}:${config.PORT}`;
+  let isStopping = false;
+
+  const storage = await openStorage({
+    client,
+    database: config.MONGO_DATABASE,
+    nodeId,
+    settings: {
+      walletUnit: config.WALLET_UNIT,
+      walletStartBalance: BigInt(config.walletStartBalance),
+      freeTrial: config.FREE_TRIAL_ENABLED,
+      finalUsagePolicy: config.FINAL_USAGE_POLICY,
+      price: openPriceBook(seedPrices()),
+    },
+    publish: ({ frames, sessions }) => {
+      performance.observe(sessions);
+      transport.publish(frames);
+      telemetry.observe(() => undefined);
+    },
+    log,
+    now,
+  });
+  const { persistence, collections, writer } = storage;
+  const performance = new PerformanceManager(persistence, now);
+  const dispatcher = new UnifiedEventDispatcher<EventRecord>({
+    usage_summary: (event, isFresh) => performance.recordTokenUsage(event, isFresh),
+    other: (event, isFresh) => persistence.appendEvent(event, isFresh),
+  });
+
+  const engine = new OrchestrationEngine({
+    workflows,
+    llm,
+    live: transport.live,
+    publish: async (envelopes, isFresh) => {
+      const published = await dispatcher.publish(envelopes, { isFresh, now: now() });
+      return published.map(({ recorded, refused }) =>
+        refused === undefined ? recorded : { outcome: 'refused', ...refused },
+      );
+    },
+    readFunds: async (owner) => {
+      if (config.FREE_TRIAL_ENABLED) return null;
+      const wallet = await persistence.readWallet(owner);
+      return wallet.balance - wallet.held;
+    },
+    readTexts: (chatId, limit) => persistence.readTexts(chatId, limit),
+    newId: randomUUID,
+    now,
+    log,
+  });
+  for (const { run, chat_id, app_id, user_id, workflow_name } of await persistence.findOrphanedRuns(nodeId))
+    if (run !== null) await engine.endOrphanedRun({ chat_id, app_id, user_id, workflow_name }, run.run_id);
+
+  const metrics = openMetrics([
+    {
+      name: 'mozaiks_active_chats',
+      description: 'Chats that have not ended',
+      read: () => performance.aggregate().active_chats,
+    },
+    {
+      name: 'mozaiks_active_runs',
+      description: 'Runs under way on this node',
+      read: () => engine.activeRunCount,
+    },
+    {
+      name: 'mozaiks_websocket_connections',
+      description: 'Open sockets',
+      read: () => transport.connectionCount,
+    },
+    {
+      name: 'mozaiks_commit_queue_length',
+      description: 'Writes waiting for the next commit',
+      read: () => writer.queueLength,
+    },
+  ]);
+  const signIn = createSignIn({
+    secret: config.AUTH_SECRET,
+    jwksUrl: config.AUTH_JWKS_URL,
+    issuer: config.AUTH_ISSUER,
+    audience: config.AUTH_AUDIENCE,
+    serviceKey: config.AUTH_SERVICE_KEY,
+    allowedOrigins: [
+      ...(config.PUBLIC_ORIGIN === undefined ? [] : [config.PUBLIC_ORIGIN]),
+      ...(config.ENVIRONMENT === 'development' ? viteOrigins : []),
+    ],
+  });
+  const server = createHttpServer({
+    routes: [
+      ...operationsRoutes({
+        performance,
+        readiness: {
+          isStopping: () => isStopping,
+          checkStorage: async () => {
+            await client.db('admin').command({ ping: 1 }, { timeoutMS: 2000 });
+          },
+        },
+      }),
+      ...chatRoutes({
+        persistence,
+        freeTrial: config.FREE_TRIAL_ENABLED,
+        listWorkflows: () => [...workflows.values()].map((workflow) => summarize(workflow, llm.defaultModel)),
+      }),
+      ...eventRoutes({ dispatcher, freeTrial: config.FREE_TRIAL_ENABLED }),
+      ...walletRoutes({ persistence }),
+      ...usageRoutes({ collections, persistence, now }),
+    ],
+    signIn,
+    answerMetrics: metrics.answer,
+    uiFolder: options.uiFolder,
+    version: options.version,
+    log,
+  });
+  const sockets = startSocketServer(server, {
+    transport,
+    engine,
+    findSession: (chatId) => persistence.findSession(chatId),
+    readFrames: (chatId, after, limit) => persistence.readFrames(chatId, after, limit),
+    signIn,
+    log,
+    now,
+    ...(options.socketLimits === undefined ? {} : { limits: options.socketLimits }),
+  });
+  server.listen(config.PORT, config.HOST);
+  try {
+    await once(server, 'listening');
+  } catch (cause) {
+    await storage.stop();
+    throw portProblem(cause, config);
+  }
+
+  let stopped: Promise<void> | undefined;
+  return {
+    url: addressOf(server.address(), config.HOST),
+    stop: (graceMs = 0) =>
+      (stopped ??= (async () => {
+        isStopping = true;
+        server.close();
+        await engine.stop(graceMs);
+        await sockets.stop();
+        server.closeAllConnections();
+        await storage.stop();
+        await metrics.stop();
+        await telemetry.stop();
+      })()),
+  };
+}
+
+export class PortInUseError extends Error {
+  readonly code = 'port_in_use';
+}
+
+function portProblem(cause: unknown, { PORT, HOST }: CoreConfig): unknown {
+  const code = typeof cause === 'object' && cause !== null && 'code' in cause ? cause.code : undefined;
+  if (code === 'EADDRINUSE')
+    return new PortInUseError(
+      `Port ${PORT} on ${HOST} is in use by another program. Stop it, or set PORT to another one (PORT=8001 npm start).`,
+    );
+  if (code === 'EACCES')
+    return new PortInUseError(`This user may not listen on port ${PORT}. Set PORT to one above 1023.`);
+  return cause;
+}
+
+function addressOf(address: AddressInfo | string | null, host: string): string {
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
