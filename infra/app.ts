@@ -18,11 +18,13 @@ import { seedPrices } from '../core/usage/price-seeds.ts';
 import { chatRoutes } from '../transport/chat-routes.ts';
 import { eventRoutes } from '../transport/event-routes.ts';
 import { createHttpServer } from '../transport/http-server.ts';
+import { inputRoutes } from '../transport/input-routes.ts';
 import { operationsRoutes } from '../transport/operations-routes.ts';
 import { createSignIn } from '../transport/sign-in.ts';
 import { SimpleTransport } from '../transport/simple-transport.ts';
 import { type SocketLimits, startSocketServer } from '../transport/socket-server.ts';
 import { usageRoutes } from '../transport/usage-routes.ts';
+import { UserInput } from '../transport/user-input.ts';
 import { walletRoutes } from '../transport/wallet-routes.ts';
 
 /** Everything the runtime is made of, handed in from outside: nothing below reads the environment. */
@@ -69,6 +71,7 @@ export async function startApp(options: AppOptions): Promise<App> {
     publish: ({ frames, sessions }) => {
       performance.observe(sessions);
       transport.publish(frames);
+      userInput.observe(frames);
       telemetry.observe(() => undefined);
     },
     log,
@@ -81,6 +84,7 @@ export async function startApp(options: AppOptions): Promise<App> {
     other: (event, isFresh) => persistence.appendEvent(event, isFresh),
   });
 
+  const userInput = new UserInput(persistence, dispatcher, now);
   const engine = new OrchestrationEngine({
     workflows,
     llm,
@@ -153,6 +157,7 @@ export async function startApp(options: AppOptions): Promise<App> {
         freeTrial: config.FREE_TRIAL_ENABLED,
         listWorkflows: () => [...workflows.values()].map((workflow) => summarize(workflow, llm.defaultModel)),
       }),
+      ...inputRoutes({ persistence, userInput }),
       ...eventRoutes({ dispatcher, freeTrial: config.FREE_TRIAL_ENABLED }),
       ...walletRoutes({ persistence }),
       ...usageRoutes({ collections, persistence, now }),
@@ -166,6 +171,7 @@ export async function startApp(options: AppOptions): Promise<App> {
   const sockets = startSocketServer(server, {
     transport,
     engine,
+    userInput,
     findSession: (chatId) => persistence.findSession(chatId),
     readFrames: (chatId, after, limit) => persistence.readFrames(chatId, after, limit),
     signIn,

@@ -15,7 +15,6 @@ import { findMongod } from './embedded-mongo/find-mongod.ts';
 import { errorMessage } from './error-message.ts';
 import { startLocalModel } from './local-model/local-model.ts';
 import { projectRoot } from './project-root.ts';
-import { createKeyVaultSecrets } from './secrets/key-vault-secrets.ts';
 
 /** What runs get to finish when the server is asked to stop. */
 const graceMs = 30_000;
@@ -74,6 +73,8 @@ async function readConfig(): Promise<CoreConfig> {
   if (vaultName === undefined || vaultName === '') return loadCoreConfig(process.env);
   // Everything but the secrets must be right before the vault is asked.
   const log = createLogger({ level: 'warn', asJson: process.env['LOGS_AS_JSON'] === 'true' });
+  // Loaded only where a vault is named: the Azure packages are large.
+  const { createKeyVaultSecrets } = await import('./secrets/key-vault-secrets.ts');
   const vaultUrl = process.env['AZURE_KEY_VAULT_URL'];
   return loadCoreConfig(
     process.env,

@@ -33,6 +33,7 @@ const titles = new Map([
   [404, 'Not found'],
   [405, 'Method not allowed'],
   [409, 'Conflict'],
+  [410, 'Gone'],
   [413, 'Too large'],
   [415, 'Unsupported media type'],
   [429, 'Too many requests'],

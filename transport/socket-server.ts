@@ -16,6 +16,7 @@ import { ChatConnection, type SlowReaderLimits } from './chat-connection.ts';
 import { problemOf, ProblemError } from './problem.ts';
 import { type Identity, mayActFor, type SignIn } from './sign-in.ts';
 import type { SimpleTransport } from './simple-transport.ts';
+import type { UserInput } from './user-input.ts';
 
 /**
  * The socket's door (docs/PROTOCOL.md). A socket is opened, signed in by cookie, header or its first frame, checked
@@ -25,6 +26,7 @@ import type { SimpleTransport } from './simple-transport.ts';
 export type SocketServerOptions = {
   transport: SimpleTransport;
   engine: Pick<OrchestrationEngine, 'submit' | 'cancel'>;
+  userInput: Pick<UserInput, 'answer'>;
   findSession: (chatId: string) => Promise<ChatIdentity | null>;
   readFrames: (chatId: string, after: number, limit: number) => Promise<DurableFrame[]>;
   signIn: SignIn;
@@ -269,7 +271,7 @@ class SocketClient {
     connection: ChatConnection,
     chat: ChatIdentity,
   ): Promise<void> {
-    const { engine } = this.#options;
+    const { engine, userInput } = this.#options;
     switch (frame.type) {
       case 'user_message':
         await this.#tell(connection, async () => {
@@ -277,11 +279,7 @@ class SocketClient {
         });
         return;
       case 'user_input_response':
-        await this.#tell(connection, () =>
-          Promise.reject(
-            new ProblemError(404, 'unknown_input_request', 'Nobody waits for this answer any more.'),
-          ),
-        );
+        await this.#tell(connection, () => userInput.answer(chat, frame.input_request_id, frame.user_input));
         return;
       case 'cancel':
         engine.cancel(chat.chat_id);

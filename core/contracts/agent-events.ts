@@ -64,6 +64,12 @@ export const inputRequestEventSchema = event('input_request', {
   password: z.boolean().default(false),
 });
 
+/** `request_id` is ours: which question it answers. AG2's own has the value only. */
+export const inputResponseEventSchema = event('input_response', {
+  value: z.string().max(100_000),
+  request_id: z.string().max(128).optional(),
+});
+
 export const terminationEventSchema = event('termination', {
   termination_reason: z.string(),
   sender: z.string().nullish(),
@@ -112,6 +118,7 @@ export const knownAgentEventSchema = z.discriminatedUnion('type', [
   groupChatRunChatEventSchema,
   usageSummaryEvent,
   inputRequestEventSchema,
+  inputResponseEventSchema,
   terminationEventSchema,
   afterWorksTransitionEventSchema,
   onContextConditionTransitionEventSchema,

@@ -159,3 +159,11 @@ export const performanceAggregateSchema = z.strictObject({
   chats: z.array(chatPerformanceSchema),
 });
 export type PerformanceAggregate = z.infer<typeof performanceAggregateSchema>;
+
+export const inputAnswerSchema = z.strictObject({
+  request_id: z.string(),
+  status: z.enum(['pending', 'answered', 'expired']),
+  user_input: z.string().nullable(),
+});
+export type InputAnswer = z.infer<typeof inputAnswerSchema>;
+export const inputRequestAnswerSchema = z.strictObject({ user_input: z.string().max(100_000) });

@@ -5,6 +5,9 @@ import type { ChatEventDocument, Collections } from './collections.ts';
 export const eventDocumentId = (chatId: string, uuid: string): string => `${chatId}|${uuid}`;
 export const runStartDocumentId = (chatId: string, runId: string): string => `${chatId}|run_start|${runId}`;
 
+/** The answer to a question has an id of its own, so a question is answered once. */
+export const inputResponseUuid = (requestId: string): string => `input-response:${requestId}`;
+
 /** The durable frames of a chat after `afterSequence`, in order. */
 export async function readFrames(
   collections: Pick<Collections, 'events'>,

@@ -9,9 +9,22 @@ import type { DurableFrame } from '../contracts/frames.ts';
 import type { Balance, ChatSummary } from '../contracts/http.ts';
 import type { IncomingEvent, RefusalCode } from '../events/ag2-dialect.ts';
 import type { BatchDraft } from './batch-draft.ts';
-import type { Collections, LedgerDocument, SessionDocument, WalletDocument } from './collections.ts';
+import type {
+  ChatEventDocument,
+  Collections,
+  LedgerDocument,
+  SessionDocument,
+  WalletDocument,
+} from './collections.ts';
 import type { DurableWriter } from './durable-writer.ts';
-import { eventDocumentId, readFrames, readTexts, runStartDocumentId, type SpokenText } from './event-log.ts';
+import {
+  eventDocumentId,
+  inputResponseUuid,
+  readFrames,
+  readTexts,
+  runStartDocumentId,
+  type SpokenText,
+} from './event-log.ts';
 import { jsonView } from './json-view.ts';
 import type { ChatIdentity } from './new-session.ts';
 import { foldEvent } from './session-fold.ts';
@@ -154,6 +167,19 @@ export class PersistenceManager {
       .find({ ...identity }, { sort: { last_updated_at: -1 }, limit })
       .toArray();
     return documents.map(summaryOf);
+  }
+
+  /** A question that was put to the user, and the answer if there is one. */
+  async findInput(
+    chatId: string,
+    requestId: string,
+  ): Promise<{ request: ChatEventDocument; answer: string | null } | null> {
+    const ids = [eventDocumentId(chatId, requestId), eventDocumentId(chatId, inputResponseUuid(requestId))];
+    const found = await this.#collections.events.find({ _id: { $in: ids } }).toArray();
+    const request = found.find(({ frame }) => frame?.type === 'chat.input_request');
+    if (request === undefined) return null;
+    const value = found.find(({ frame }) => frame?.type === 'chat.input_ack')?.event.content?.['value'];
+    return { request, answer: typeof value === 'string' ? value : null };
   }
 
   readFrames(chatId: string, afterSequence: number, limit: number): Promise<DurableFrame[]> {

@@ -67,7 +67,9 @@ export function foldEvent(
   if (known === null) {
     emitter.recordSilently(envelope.event.content);
   } else {
-    for (const body of framesOfEvent(known, envelope, context.now)) emitter.emit(body);
+    // The answer itself is in no frame, and whoever asked reads it from the log.
+    const content = known.type === 'input_response' ? envelope.event.content : undefined;
+    for (const body of framesOfEvent(known, envelope, context.now)) emitter.emit(body, undefined, content);
     notes.push(...actOn(known, { draft, envelope, run, emitter, context }));
     if (emitter.count === 0) emitter.recordSilently(envelope.event.content);
   }
@@ -122,6 +124,7 @@ function actOn(event: KnownAgentEvent, step: Step): FoldNote[] {
     case 'tool_response':
     case 'termination':
     case 'input_request':
+    case 'input_response':
     case 'after_works_transition':
     case 'on_context_condition_transition':
     case 'on_condition_l_l_m_transition':

@@ -88,6 +88,10 @@ export function framesOfEvent(event: KnownAgentEvent, envelope: Envelope, now: D
           },
         },
       ];
+    case 'input_response':
+      return event.content.request_id === undefined
+        ? []
+        : [{ type: 'chat.input_ack', data: { request_id: event.content.request_id } }];
     case 'error':
       return [
         ...exhaustion(event.content),

@@ -19,7 +19,15 @@ async function install() {
   const { command, prefix, shell } = npm();
   // Not `npm ci`: it insists that the lock names the optional packages for every system there is (compilers come as one
   // per system), and stops when a new one is missing. This takes what the lock says and changes nothing in it.
-  const flags = ['install', '--no-save', '--include=dev', '--include=optional', '--no-audit', '--no-fund'];
+  const flags = [
+    'install',
+    '--no-save',
+    '--include=dev',
+    '--include=optional',
+    '--ignore-scripts',
+    '--no-audit',
+    '--no-fund',
+  ];
   let exitCode;
   try {
     exitCode = await announced('Installing packages (npm install)', () =>
