@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import type { MongoClient } from 'mongodb';
 import type { CoreConfig } from '../core/config/core-config.ts';
-import type { EventRecord } from '../core/data/persistence-manager.ts';
+import type { EventRecord, PersistenceManager } from '../core/data/persistence-manager.ts';
 import { openPriceBook } from '../core/data/price-book.ts';
 import { openStorage } from '../core/data/storage.ts';
 import { UnifiedEventDispatcher } from '../core/events/unified-event-dispatcher.ts';
@@ -13,8 +13,10 @@ import { PerformanceManager } from '../core/observability/performance-manager.ts
 import { noTelemetry, type Telemetry } from '../core/observability/telemetry.ts';
 import type { LlmClient } from '../core/orchestration/llm-client.ts';
 import { OrchestrationEngine } from '../core/orchestration/orchestration-engine.ts';
+import { createTokenCounter } from '../core/orchestration/token-counter.ts';
 import { summarize, type WorkflowCatalog } from '../core/orchestration/workflow-catalog.ts';
 import { seedPrices } from '../core/usage/price-seeds.ts';
+import { budgetRoutes } from '../transport/budget-routes.ts';
 import { chatRoutes } from '../transport/chat-routes.ts';
 import { eventRoutes } from '../transport/event-routes.ts';
 import { createHttpServer } from '../transport/http-server.ts';
@@ -68,16 +70,17 @@ export async function startApp(options: AppOptions): Promise<App> {
       finalUsagePolicy: config.FINAL_USAGE_POLICY,
       price: openPriceBook(seedPrices()),
     },
-    publish: ({ frames, sessions }) => {
+    publish: ({ frames, sessions, credited }) => {
       performance.observe(sessions);
       transport.publish(frames);
       userInput.observe(frames);
       telemetry.observe(() => undefined);
+      if (credited.length > 0) resumePaused(credited);
     },
     log,
     now,
   });
-  const { persistence, collections, writer } = storage;
+  const { persistence, wallets, budgets, collections, writer } = storage;
   const performance = new PerformanceManager(persistence, now);
   const dispatcher = new UnifiedEventDispatcher<EventRecord>({
     usage_summary: (event, isFresh) => performance.recordTokenUsage(event, isFresh),
@@ -95,16 +98,24 @@ export async function startApp(options: AppOptions): Promise<App> {
         refused === undefined ? recorded : { outcome: 'refused', ...refused },
       );
     },
-    readFunds: async (owner) => {
-      if (config.FREE_TRIAL_ENABLED) return null;
-      const wallet = await persistence.readWallet(owner);
-      return wallet.balance - wallet.held;
+    holds: {
+      place: (call) => wallets.placeHold(call),
+      release: (holdId, reason) => wallets.releaseHold(holdId, reason),
+      renew: (holdIds) => wallets.renewHolds(holdIds, now()),
     },
+    countTokens: createTokenCounter(),
     readTexts: (chatId, limit) => persistence.readTexts(chatId, limit),
     newId: randomUUID,
     now,
     log,
   });
+  /** A credit lets the chats go on that stopped for want of funds, from where they stood. */
+  const resumePaused = (owners: readonly { app_id: string; user_id?: string }[]): void => {
+    for (const { app_id, user_id } of owners)
+      resumeChats({ persistence, engine }, user_id === undefined ? { app_id } : { app_id, user_id }).catch(
+        (cause: unknown) => log.error({ err: cause, app_id, user_id }, 'paused chats were not resumed'),
+      );
+  };
   for (const { run, chat_id, app_id, user_id, workflow_name } of await persistence.findOrphanedRuns(nodeId))
     if (run !== null) await engine.endOrphanedRun({ chat_id, app_id, user_id, workflow_name }, run.run_id);
 
@@ -154,12 +165,14 @@ export async function startApp(options: AppOptions): Promise<App> {
       }),
       ...chatRoutes({
         persistence,
+        wallets,
         freeTrial: config.FREE_TRIAL_ENABLED,
         listWorkflows: () => [...workflows.values()].map((workflow) => summarize(workflow, llm.defaultModel)),
       }),
       ...inputRoutes({ persistence, userInput }),
-      ...eventRoutes({ dispatcher, freeTrial: config.FREE_TRIAL_ENABLED }),
-      ...walletRoutes({ persistence }),
+      ...eventRoutes({ dispatcher }),
+      ...walletRoutes({ wallets, persistence }),
+      ...budgetRoutes({ budgets, onRaised: (app_id) => resumePaused([{ app_id }]), now }),
       ...usageRoutes({ collections, persistence, now }),
     ],
     signIn,
@@ -202,6 +215,16 @@ export async function startApp(options: AppOptions): Promise<App> {
         await telemetry.stop();
       })()),
   };
+}
+
+async function resumeChats(
+  { persistence, engine }: { persistence: PersistenceManager; engine: OrchestrationEngine },
+  owner: { app_id: string; user_id?: string },
+): Promise<void> {
+  for (const { chat_id, app_id, user_id, workflow_name, paused_run } of await persistence.findPausedChats(
+    owner,
+  ))
+    if (paused_run !== null) await engine.resume({ chat_id, app_id, user_id, workflow_name }, paused_run);
 }
 
 export class PortInUseError extends Error {

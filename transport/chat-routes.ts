@@ -14,6 +14,7 @@ import {
 } from '../core/contracts/http.ts';
 import { idSchema } from '../core/contracts/ids.ts';
 import { type PersistenceManager, sessionView, summaryOf } from '../core/data/persistence-manager.ts';
+import type { WalletManager } from '../core/data/wallet-manager.ts';
 import type { SessionDocument } from '../core/data/collections.ts';
 import { ProblemError } from './problem.ts';
 import { type Route, route } from './route.ts';
@@ -21,6 +22,7 @@ import { type Identity, mayActFor } from './sign-in.ts';
 
 export type ChatRoutesOptions = {
   persistence: PersistenceManager;
+  wallets: WalletManager;
   listWorkflows: () => readonly WorkflowSummary[];
   /** With a free trial nothing is debited, so an empty wallet stops nobody. */
   freeTrial: boolean;
@@ -31,7 +33,7 @@ const pageSize = z.coerce.number().int().min(1).max(1000).default(200);
 const afterNumber = z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER).default(0);
 
 /** Chats: beginning one, finding them again, reading their document, frames and ledger lines. */
-export function chatRoutes({ persistence, listWorkflows, freeTrial }: ChatRoutesOptions): Route[] {
+export function chatRoutes({ persistence, wallets, listWorkflows, freeTrial }: ChatRoutesOptions): Route[] {
   const findOwn = async (chatId: string, identity: Identity): Promise<SessionDocument> => {
     const session = await persistence.findSession(chatId);
     if (session === null || !mayActFor(identity, session))
@@ -81,7 +83,7 @@ export function chatRoutes({ persistence, listWorkflows, freeTrial }: ChatRoutes
           );
         if (!mayActFor(identity, { app_id, user_id }))
           throw new ProblemError(404, 'unknown_user', `There is no user ${user_id} in this app.`);
-        const { available } = await persistence.readBalance({ app_id, user_id });
+        const { available } = await wallets.readBalance({ app_id, user_id });
         if (!freeTrial && available < Math.max(1, required_min_tokens))
           throw new ProblemError(
             402,

@@ -4,17 +4,12 @@ import type { EventRecord } from '../core/data/persistence-manager.ts';
 import type { UnifiedEventDispatcher } from '../core/events/unified-event-dispatcher.ts';
 import { ProblemError } from './problem.ts';
 import { type Route, route } from './route.ts';
+import { requireService } from './sign-in.ts';
 
 const mostEvents = 1000;
 
 /** The door for agents that run elsewhere: a JSON array of envelopes, or NDJSON. */
-export function eventRoutes({
-  dispatcher,
-  freeTrial,
-}: {
-  dispatcher: UnifiedEventDispatcher<EventRecord>;
-  freeTrial: boolean;
-}): Route[] {
+export function eventRoutes({ dispatcher }: { dispatcher: UnifiedEventDispatcher<EventRecord> }): Route[] {
   return [
     route({
       method: 'post',
@@ -30,12 +25,7 @@ export function eventRoutes({
       answer: eventsAnswerSchema,
       problems: [413, 503],
       async run({ body }, { identity }) {
-        if (identity.kind === 'user')
-          throw new ProblemError(
-            403,
-            'service_only',
-            'Events are taken from services: send the service key as Bearer token.',
-          );
+        requireService(identity, 'Events are taken from services');
         const published = await dispatcher.publish(typeof body === 'string' ? readLines(body) : body);
         const results = published.map((each): EventOutcome => {
           if (each.refused !== undefined)
@@ -48,11 +38,11 @@ export function eventRoutes({
           const { recorded, uuid } = each;
           if (recorded.outcome === 'refused')
             return { uuid, outcome: 'refused', code: recorded.code, reason: recorded.reason };
-          const isExhausted = !freeTrial && recorded.available <= 0n;
+          const { blocking } = recorded;
           return {
             uuid,
             outcome: recorded.outcome,
-            ...(isExhausted ? { stop: true as const, scope: 'wallet' } : {}),
+            ...(blocking === null ? {} : { stop: true as const, scope: blocking }),
           };
         });
         const count = (outcome: EventOutcome['outcome']) =>

@@ -8,7 +8,7 @@ import type { Logger } from '../core/observability/logging.ts';
 import { describeApi } from './openapi.ts';
 import { problemOf, ProblemError } from './problem.ts';
 import { registerRoutes, type Route } from './route.ts';
-import type { SignIn } from './sign-in.ts';
+import { requireService, type SignIn } from './sign-in.ts';
 
 export type HttpServerOptions = {
   routes: readonly Route[];
@@ -38,8 +38,7 @@ export function createHttpServer(options: HttpServerOptions): Server {
     options.signIn
       .identify(request)
       .then((identity) => {
-        if (identity.kind === 'user')
-          throw new ProblemError(403, 'service_only', 'Metrics are for services.');
+        requireService(identity, 'Metrics are for services');
         options.answerMetrics(request, response);
       }, next)
       .catch(next);

@@ -4,7 +4,7 @@ import { idSchema } from '../core/contracts/ids.ts';
 import type { PerformanceManager } from '../core/observability/performance-manager.ts';
 import { ProblemError } from './problem.ts';
 import { type Route, route } from './route.ts';
-import { type Identity, mayActFor } from './sign-in.ts';
+import { type Identity, mayActFor, requireService } from './sign-in.ts';
 
 export type Readiness = { isStopping: () => boolean; checkStorage: () => Promise<void> };
 
@@ -62,8 +62,7 @@ export function operationsRoutes({
       input: z.object({}),
       answer: performanceAggregateSchema,
       async run(_input, { identity }) {
-        if (identity.kind === 'user')
-          throw new ProblemError(403, 'service_only', 'Counters over all chats are for services.');
+        requireService(identity, 'Counters over all chats are for services');
         return performance.aggregate();
       },
     }),

@@ -8,7 +8,7 @@ import type { Identity, SignIn } from './sign-in.ts';
  * Paths are written as OpenAPI has them (`/api/chats/{app_id}`).
  */
 export type Route = {
-  method: 'get' | 'post';
+  method: 'get' | 'post' | 'put' | 'delete';
   path: string;
   summary: string;
   tag: string;

@@ -26,6 +26,7 @@ export type SignInOptions = {
 
 export type SignIn = {
   readonly isConfigured: boolean;
+  hasToken: (request: IncomingMessage) => boolean;
   /** @throws ProblemError 401 when a token is missing or not valid, 403 when the Origin or Host is not allowed. */
   identify: (request: IncomingMessage) => Promise<Identity>;
   identifyToken: (token: string) => Promise<Identity>;
@@ -78,6 +79,7 @@ export function createSignIn(options: SignInOptions): SignIn {
 
   return {
     isConfigured,
+    hasToken: (request) => tokenOf(request) !== undefined,
     identifyToken,
     checkOrigin,
     async identify(request) {
@@ -127,6 +129,12 @@ export function mayActFor(identity: Identity, owner: { app_id: string; user_id: 
     case 'user':
       return identity.app_id === owner.app_id && identity.user_id === owner.user_id;
   }
+}
+
+/** Refuses users: their own token can neither make money nor speak for others. */
+export function requireService(identity: Identity, rule: string): void {
+  if (identity.kind === 'user')
+    throw new ProblemError(403, 'service_only', `${rule}: send the service key as Bearer token.`);
 }
 
 function tokenOf({ headers }: IncomingMessage): string | undefined {

@@ -27,7 +27,7 @@ export type SocketServerOptions = {
   transport: SimpleTransport;
   engine: Pick<OrchestrationEngine, 'submit' | 'cancel'>;
   userInput: Pick<UserInput, 'answer'>;
-  findSession: (chatId: string) => Promise<ChatIdentity | null>;
+  findSession: (chatId: string) => Promise<(ChatIdentity & { last_sequence: number }) | null>;
   readFrames: (chatId: string, after: number, limit: number) => Promise<DurableFrame[]>;
   signIn: SignIn;
   log: Logger;
@@ -193,8 +193,8 @@ class SocketClient {
   async open(): Promise<void> {
     const { signIn } = this.#options;
     signIn.checkOrigin(this.#request);
-    const { authorization, cookie } = this.#request.headers;
-    if (signIn.isConfigured && authorization === undefined && cookie === undefined) return;
+    // Cookies of other programs on the same host are no sign-in: the first frame may still be one.
+    if (signIn.isConfigured && !signIn.hasToken(this.#request)) return;
     await this.#listen(await signIn.identify(this.#request));
   }
 
@@ -252,15 +252,18 @@ class SocketClient {
     // It hears of commits before it reads the log, so that nothing can fall between the two.
     if (lastSequence.data === undefined) this.#connection.begin(transport.live.inFlight(chat_id));
     const replayed =
-      lastSequence.data === undefined ? undefined : this.#replay(this.#connection, lastSequence.data);
+      lastSequence.data === undefined
+        ? undefined
+        : this.#replay(this.#connection, lastSequence.data, found.last_sequence);
     transport.join(this.#connection);
     await replayed;
   }
 
-  #replay(connection: ChatConnection, after: number): Promise<void> {
+  #replay(connection: ChatConnection, after: number, persisted: number): Promise<void> {
     const { transport, readFrames } = this.#options;
     return connection.replay(
-      after,
+      // Taken at its word, a client ahead of the log (one of a restored database) would get nothing for a long time.
+      Math.min(after, persisted),
       (last) => readFrames(connection.chatId, last, replayPage),
       () => transport.live.inFlight(connection.chatId),
     );
@@ -285,7 +288,11 @@ class SocketClient {
         engine.cancel(chat.chat_id);
         return;
       case 'resume':
-        await this.#replay(connection, frame.last_sequence);
+        await this.#replay(
+          connection,
+          frame.last_sequence,
+          (await this.#options.findSession(chat.chat_id))?.last_sequence ?? 0,
+        );
         return;
       case 'ping':
         connection.send({ type: 'pong', data: {} });

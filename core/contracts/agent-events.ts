@@ -97,6 +97,8 @@ export const runCompletionEventSchema = event('run_completion', {
   context_variables: z.unknown().optional(),
   result: runResultSchema.optional(),
   reason: z.string().max(1000).optional(),
+  /** With `out_of_funds`: who had spoken by then, so that the run can be taken up again. */
+  spoken: z.array(agentNameSchema).optional(),
 });
 
 /** `error` is a text here: AG2's exception object cannot be serialised. The last three fields are ours. */
@@ -140,6 +142,8 @@ export const meterSchema = z.object({
   epoch: z.int().min(0).max(Number.MAX_SAFE_INTEGER),
   reason: z.string().max(128).optional(),
   latency_ms: z.number().min(0).optional(),
+  /** Ours: the reservation that was made for the call, to be settled with it. */
+  hold_id: z.string().min(1).max(300).optional(),
 });
 export type Meter = z.infer<typeof meterSchema>;
 

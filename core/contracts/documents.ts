@@ -98,6 +98,10 @@ export const ledgerEntrySchema = z.strictObject({
   unit: z.enum(['tokens', 'nano_usd']),
   amount: z.int(),
   balance_after: z.int(),
+  /** How much more (or less) is reserved for calls under way, and how much is then. */
+  held_change: z.int(),
+  held_after: z.int(),
+  hold_id: z.string().nullable(),
   chat_id: z.string().nullable(),
   run_id: z.string().nullable(),
   sequence: z.int().nullable(),

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { budgetRequestSchema } from './budgets.ts';
 import { ledgerEntrySchema } from './documents.ts';
 import { idSchema } from './ids.ts';
 
@@ -74,6 +75,39 @@ export const walletChangeRequestSchema = z.strictObject({
   app_id: idSchema,
   amount: z.int().min(1).max(1e15),
   reason: z.string().min(1).max(500),
+});
+/** A grant that ends leaves by itself; of several, the one with the lower priority is spent first. */
+export const creditRequestSchema = walletChangeRequestSchema.extend({
+  expires_at: z.iso.datetime({ offset: true }).optional(),
+  priority: z.int().min(0).max(1000).default(100),
+});
+export const adjustmentRequestSchema = walletChangeRequestSchema.extend({
+  user_id: idSchema,
+  amount: z
+    .int()
+    .min(-1e15)
+    .max(1e15)
+    .refine((amount) => amount !== 0, 'must not be 0'),
+});
+export const autoRefillSchema = z.strictObject({
+  threshold: z.int().min(1).max(1e15),
+  amount: z.int().min(1).max(1e15),
+  window: z.enum(['day', 'month']),
+  time_zone: budgetRequestSchema.shape.time_zone,
+});
+export const holdListSchema = z.strictObject({
+  holds: z.array(
+    z.strictObject({
+      hold_id: z.string(),
+      chat_id: z.string(),
+      run_id: z.string(),
+      agent: z.string(),
+      model: z.string(),
+      units: z.int(),
+      created_at: z.string(),
+      expires_at: z.string(),
+    }),
+  ),
 });
 export const walletChangeSchema = balanceSchema.extend({
   outcome: z.enum(['recorded', 'repeated']),

@@ -1,5 +1,7 @@
 import type { DurableFrame } from '../contracts/frames.ts';
 import type {
+  BudgetWindowDocument,
+  HoldDocument,
   LedgerDocument,
   SessionDocument,
   UsageMarkDocument,
@@ -9,8 +11,8 @@ import type {
 import { spillMarks } from './mark-spill.ts';
 import { type ChatIdentity, newSession } from './new-session.ts';
 import { settleLateEvents } from './run-fold.ts';
-import type { BatchWrites, FoldContext, FoldNote } from './session-fold.ts';
-import { newWallet, startGrant, walletId, type WalletOwner } from './wallet-ledger.ts';
+import type { BatchWrites, FoldContext, FoldNote, SpendingDraft } from './session-fold.ts';
+import { expireLots, newWallet, startGrant, walletId, type WalletOwner } from './wallet-ledger.ts';
 
 export type BatchContext = FoldContext & { walletUnit: WalletUnit; walletStartBalance: bigint };
 
@@ -20,6 +22,8 @@ export type BatchReads = {
   wallets: Map<string, WalletDocument>;
   seen: Set<string>;
   lines: Map<string, LedgerDocument>;
+  holds: Map<string, HoldDocument>;
+  windows: Map<string, BudgetWindowDocument>;
 };
 
 /**
@@ -34,6 +38,11 @@ export class BatchDraft {
   readonly #reads: BatchReads;
   readonly #sessions = new Map<string, SessionDocument>();
   readonly #wallets = new Map<string, WalletDocument>();
+  readonly #windows = new Map<string, BudgetWindowDocument>();
+  readonly holds: { added: Map<string, HoldDocument>; removed: Set<string> } = {
+    added: new Map(),
+    removed: new Set(),
+  };
   readonly #touched = new Set<string>();
   readonly #late = new Set<string>();
 
@@ -68,9 +77,45 @@ export class BatchDraft {
     const wallet =
       read === undefined ? newWallet(owner, this.context.walletUnit, this.context.now) : { ...read };
     this.#wallets.set(id, wallet);
+    // What ended must not be spent, even if nobody has swept it out yet.
+    this.writes.ledger.push(...expireLots(wallet, this.context.now));
     if (read === undefined)
       this.writes.ledger.push(startGrant(wallet, this.context.walletStartBalance, this.context.now));
     return wallet;
+  }
+
+  readonly spending: SpendingDraft = {
+    windowOf: (id, blank) => {
+      const window = this.spending.findWindow(id) ?? {
+        ...blank,
+        used: 0n,
+        held: 0n,
+        alerted: 0,
+        version: 0n,
+      };
+      this.#windows.set(id, window);
+      return window;
+    },
+    findWindow: (id) => {
+      const held = this.#windows.get(id);
+      if (held !== undefined) return held;
+      const read = this.#reads.windows.get(id);
+      if (read === undefined) return undefined;
+      const copy = { ...read };
+      this.#windows.set(id, copy);
+      return copy;
+    },
+    takeHold: (id) => {
+      const hold = this.findHold(id);
+      // One that was made in this batch was never written, so there is nothing to remove.
+      if (hold !== undefined && !this.holds.added.delete(id)) this.holds.removed.add(id);
+      return hold;
+    },
+  };
+
+  /** A reservation by its id, whether it was made before this batch or in it. */
+  findHold(id: string): HoldDocument | undefined {
+    return this.holds.added.get(id) ?? (this.holds.removed.has(id) ? undefined : this.#reads.holds.get(id));
   }
 
   /** Whether the log has an entry of this id, before this batch or by it. */
@@ -91,25 +136,40 @@ export class BatchDraft {
   }
 
   /** Settles what only the whole batch can tell, and gives the documents to write, each with its next version. */
-  finish(): { sessions: SessionDocument[]; wallets: WalletDocument[]; frames: DurableFrame[] } {
+  finish(): {
+    sessions: SessionDocument[];
+    wallets: WalletDocument[];
+    windows: BudgetWindowDocument[];
+    frames: DurableFrame[];
+  } {
     const sessions = [...this.#touched].flatMap((id) => this.#sessions.get(id) ?? []);
     for (const session of sessions) {
       if (this.#late.has(session._id)) {
-        const draft = { session, wallet: this.wallet(session), writes: this.writes };
+        const draft = { session, wallet: this.wallet(session), writes: this.writes, spending: this.spending };
         for (const note of settleLateEvents(draft, this.context))
           this.notes.push({ ...note, chat_id: session._id });
       }
       this.marks.push(...spillMarks(session));
       session.version += 1;
     }
-    const wallets = [...this.#wallets.values()].filter(
-      (wallet) => wallet.line_count !== (this.#reads.wallets.get(wallet._id)?.line_count ?? 0n),
-    );
+    const wallets = [...this.#wallets.values()].filter((wallet) => {
+      const read = this.#reads.wallets.get(wallet._id);
+      return wallet.line_count !== (read?.line_count ?? 0n) || wallet.auto_refill !== read?.auto_refill;
+    });
     for (const wallet of wallets) wallet.version += 1n;
+    const windows = [...this.#windows.values()].filter((window) => {
+      const read = this.#reads.windows.get(window._id);
+      return window.used !== (read?.used ?? 0n) || window.held !== (read?.held ?? 0n);
+    });
+    for (const window of windows) window.version += 1n;
     return {
       sessions,
-      wallets: wallets.toSorted((a, b) => (a._id < b._id ? -1 : 1)),
+      wallets: wallets.toSorted(byId),
+      windows: windows.toSorted(byId),
       frames: this.writes.frames,
     };
   }
 }
+
+/** Documents are written in one order everywhere, so that two nodes never wait for each other. */
+const byId = (left: { _id: string }, right: { _id: string }): number => (left._id < right._id ? -1 : 1);

@@ -2,6 +2,7 @@ import type { Collection, Db, IndexDescription, ServerSessionId } from 'mongodb'
 import type { Meter, RunResult } from '../contracts/agent-events.ts';
 import type { SessionStatus } from '../contracts/documents.ts';
 import type { DurableFrameBody } from '../contracts/frames.ts';
+import type { BudgetDocument } from '../usage/budget.ts';
 import type { TokenCounts } from '../usage/token-counts.ts';
 import type { AgentTurns } from '../usage/turn-accounts.ts';
 import type { UnmeteredClient, UsageMark, UsageState } from '../usage/usage-delta.ts';
@@ -53,6 +54,8 @@ export type SessionDocument = {
   /** Grows by one with each commit that changes this document; a write names the version it read. */
   version: number;
   context_variables: Record<string, unknown>;
+  /** Where a run stood that stopped for want of funds: a credit takes it up from here. */
+  paused_run: { run_id: string; spoken: string[] } | null;
   run: { run_id: string; owner: string; lease_until: Date; turn: number } | null;
   real_time_tracking: {
     last_usage_recorded_at: Date | null;
@@ -122,6 +125,17 @@ export type UsageMarkDocument = {
   unmetered: UnmeteredClient | null;
 };
 
+export type GrantLot = { line_id: string; remaining: bigint; expires_at: Date; priority: number };
+
+/** Tops the wallet up when it falls below `threshold`, at most once in each window. */
+export type AutoRefill = {
+  threshold: bigint;
+  amount: bigint;
+  window: 'day' | 'month';
+  time_zone: string;
+  last_window: string | null;
+};
+
 export type WalletDocument = {
   _id: string;
   app_id: string;
@@ -130,6 +144,12 @@ export type WalletDocument = {
   balance: bigint;
   held: bigint;
   version: bigint;
+  /** Grants that end: what is left of each. Spending takes from them first, by priority, then by the nearer end. */
+  lots: GrantLot[];
+  auto_refill: AutoRefill | null;
+  /** What the balance was after the last grant, and the highest share of it (in percent) whose use was announced. */
+  alert_base: bigint;
+  alerted: number;
   /** Lines in this wallet's chain, and the hash of the last one. */
   line_count: bigint;
   last_hash: string | null;
@@ -150,6 +170,10 @@ export type LedgerDocument = {
   unit: WalletUnit;
   amount: bigint;
   balance_after: bigint;
+  /** How much more (or less) is reserved for calls under way, and how much is then. */
+  held_change: bigint;
+  held_after: bigint;
+  hold_id: string | null;
   chat_id: string | null;
   run_id: string | null;
   sequence: number | null;
@@ -167,6 +191,39 @@ export type LedgerDocument = {
   created_at: Date;
   previous_hash: string | null;
   hash: string;
+};
+
+/** What is reserved for one model call under way, over the wallet and every budget it concerns. */
+export type HoldDocument = {
+  _id: string;
+  wallet_id: string;
+  app_id: string;
+  user_id: string;
+  chat_id: string;
+  run_id: string;
+  agent: string;
+  model: string;
+  /** In wallet units. */
+  units: bigint;
+  windows: { window_id: string; amount: bigint }[];
+  node_id: string;
+  created_at: Date;
+  expires_at: Date;
+};
+
+/** One budget's use by one subject in one window of time. */
+export type BudgetWindowDocument = {
+  _id: string;
+  budget_id: string;
+  app_id: string;
+  subject: string;
+  window_key: string;
+  ends_at: Date | null;
+  used: bigint;
+  held: bigint;
+  /** The highest threshold (in percent) that was announced. */
+  alerted: number;
+  version: bigint;
 };
 
 /** The seeds' `llm_usage`: one row for each priced change of a counter, and one for each failed call. */
@@ -209,6 +266,9 @@ export type Collections = {
   usageMarks: Collection<UsageMarkDocument>;
   ledger: Collection<LedgerDocument>;
   wallets: Collection<WalletDocument>;
+  holds: Collection<HoldDocument>;
+  budgets: Collection<BudgetDocument>;
+  budgetWindows: Collection<BudgetWindowDocument>;
   llmUsage: Collection<LlmUsageDocument>;
   taskMetrics: Collection<TaskMetricDocument>;
   nodes: Collection<NodeDocument>;
@@ -221,6 +281,9 @@ export function openCollections(database: Db): Collections {
     usageMarks: database.collection('UsageMarks'),
     ledger: database.collection('WalletLedger'),
     wallets: database.collection('Wallets'),
+    holds: database.collection('Holds'),
+    budgets: database.collection('Budgets'),
+    budgetWindows: database.collection('BudgetWindows'),
     llmUsage: database.collection('llm_usage'),
     taskMetrics: database.collection('task_metrics'),
     nodes: database.collection('Nodes'),
@@ -230,6 +293,7 @@ export function openCollections(database: Db): Collections {
 const indexes: { [Name in keyof Collections]: IndexDescription[] } = {
   sessions: [
     { key: { app_id: 1, user_id: 1, workflow_name: 1, last_updated_at: -1 } },
+    { key: { app_id: 1, user_id: 1 }, partialFilterExpression: { status: 'paused' } },
     { key: { 'run.lease_until': 1 }, partialFilterExpression: { run: { $type: 'object' } } },
   ],
   events: [
@@ -240,7 +304,13 @@ const indexes: { [Name in keyof Collections]: IndexDescription[] } = {
     { key: { wallet_id: 1, line: 1 }, unique: true },
     { key: { chat_id: 1, sequence: 1 }, partialFilterExpression: { chat_id: { $type: 'string' } } },
   ],
-  wallets: [{ key: { app_id: 1, user_id: 1 }, unique: true }],
+  wallets: [
+    { key: { app_id: 1, user_id: 1 }, unique: true },
+    { key: { 'lots.expires_at': 1 }, partialFilterExpression: { 'lots.expires_at': { $exists: true } } },
+  ],
+  holds: [{ key: { expires_at: 1 } }, { key: { wallet_id: 1 } }],
+  budgets: [{ key: { app_id: 1 } }],
+  budgetWindows: [{ key: { budget_id: 1, window_key: 1 } }],
   llmUsage: [{ key: { task_id: 1 } }, { key: { user_id: 1, timestamp: 1 } }, { key: { timestamp: 1 } }],
   taskMetrics: [{ key: { timestamp: 1 } }],
   nodes: [],

@@ -3,11 +3,19 @@ import type { ClientSession, Collection } from 'mongodb';
 import type { DurableFrame } from '../contracts/frames.ts';
 import type { Logger } from '../observability/logging.ts';
 import { BatchDraft, type BatchContext, type BatchReads } from './batch-draft.ts';
-import type { Collections, SessionDocument, WalletDocument } from './collections.ts';
+import type {
+  BudgetWindowDocument,
+  Collections,
+  HoldDocument,
+  SessionDocument,
+  WalletDocument,
+} from './collections.ts';
 import { CommitQueue } from './commit-queue.ts';
 import { DocumentCache } from './document-cache.ts';
 import { missingClient, restoreMarks } from './mark-spill.ts';
+import type { SpendFacts } from '../usage/budget.ts';
 import type { NodeSession } from './node-session.ts';
+import { budgetWindowsFor } from './spending.ts';
 import { isDuplicateKey, isTransient, StaleReadError } from './storage-errors.ts';
 import { walletId, type WalletOwner } from './wallet-ledger.ts';
 
@@ -28,11 +36,19 @@ export type DurableWrite<Result> = {
   lineIds?: readonly string[];
   /** The counter this write may move, so that its spilled marks are read. */
   counter?: { chat_id: string; run_id: string; client: string; isMetered: boolean };
+  /** What is spent on, so that the budgets it concerns are read. `identity` is for a chat that may not exist yet. */
+  spends?: { chat_id: string; identity: Partial<SpendFacts>; models: readonly string[] };
+  holdIds?: readonly string[];
   fold: (draft: BatchDraft) => Result;
 };
 
 /** What a commit made durable: its frames in order, and the session documents as they are now (not to be changed). */
-export type Committed = { frames: readonly DurableFrame[]; sessions: readonly SessionDocument[] };
+export type Committed = {
+  frames: readonly DurableFrame[];
+  sessions: readonly SessionDocument[];
+  /** Whose wallet got something. */
+  credited: readonly WalletOwner[];
+};
 
 export type DurableWriterOptions = {
   collections: Collections;
@@ -48,6 +64,8 @@ export class DurableWriter {
   readonly #options: DurableWriterOptions;
   readonly #sessions = new DocumentCache<SessionDocument>(5_000);
   readonly #wallets = new DocumentCache<WalletDocument>(5_000);
+  readonly #holds = new DocumentCache<HoldDocument>(10_000);
+  readonly #windows = new DocumentCache<BudgetWindowDocument>(5_000);
   #isClosing = false;
 
   constructor(options: DurableWriterOptions) {
@@ -118,10 +136,11 @@ export class DurableWriter {
       writeConcern: { w: 'majority', journal: true },
       readPreference: 'primary',
     });
-    const reads = await this.#read(writes, session, readAll);
-    const draft = new BatchDraft(reads, context());
+    const batchContext = context();
+    const reads = await this.#read(writes, session, readAll, batchContext);
+    const draft = new BatchDraft(reads, batchContext);
     for (const write of writes) write.fold(draft);
-    const { sessions, wallets, frames } = draft.finish();
+    const { sessions, wallets, windows, frames } = draft.finish();
     await writeSessions(collections.sessions, sessions, session);
     await insertAll(collections.ledger, draft.writes.ledger, session);
     await insertAll(collections.events, draft.writes.events, session);
@@ -134,21 +153,27 @@ export class DurableWriter {
         })),
         { session, ordered: false },
       );
+    await writeHolds(collections.holds, draft.holds, session);
+    await writeWindows(collections.budgetWindows, windows, session);
     await writeWallets(collections.wallets, wallets, session);
-    if (sessions.length === 0 && wallets.length === 0 && draft.writes.events.length === 0)
+    if (sessions.length + wallets.length + windows.length + draft.writes.events.length === 0)
       await session.abortTransaction();
     else await session.commitTransaction();
     for (const document of sessions) this.#sessions.set(document._id, document);
     for (const document of wallets) this.#wallets.set(document._id, document);
+    for (const document of windows) this.#windows.set(document._id, document);
+    for (const hold of draft.holds.added.values()) this.#holds.set(hold._id, hold);
+    for (const id of draft.holds.removed) this.#holds.delete(id);
     for (const { code, chat_id, model } of draft.notes)
       log.warn({ chat_id, code, model }, 'usage needs attention');
-    publish({ frames, sessions });
+    publish({ frames, sessions, credited: draft.writes.ledger.filter(({ amount }) => amount > 0n) });
   }
 
   async #read(
     writes: readonly DurableWrite<void>[],
     session: ClientSession,
     readAll: boolean,
+    context: BatchContext,
   ): Promise<BatchReads> {
     const { collections } = this.#options;
     const sessions = await readThrough(
@@ -178,7 +203,22 @@ export class DurableWriter {
         ? []
         : await collections.ledger.find({ _id: { $in: lineIds } }, { session }).toArray();
     await this.#readMarks(writes, sessions, session);
+    const holds = await readThrough(
+      this.#holds,
+      unique(writes.flatMap((write) => write.holdIds ?? [])),
+      readAll,
+      (ids) => collections.holds.find({ _id: { $in: ids } }, { session }).toArray(),
+    );
+    const windowIds = [
+      ...writes.flatMap((write) => budgetWindowIds(write, sessions, context)),
+      ...[...holds.values()].flatMap((hold) => hold.windows.map(({ window_id }) => window_id)),
+    ];
+    const windows = await readThrough(this.#windows, unique(windowIds), readAll, (ids) =>
+      collections.budgetWindows.find({ _id: { $in: ids } }, { session }).toArray(),
+    );
     return {
+      holds,
+      windows,
       sessions,
       wallets,
       seen: new Set(seen.map(({ _id }) => _id)),
@@ -218,7 +258,23 @@ export class DurableWriter {
     for (const id of writes.flatMap(({ chatIds }) => chatIds ?? [])) this.#sessions.delete(id);
     // Whose wallets the batch touched follows from sessions that may be stale themselves.
     this.#wallets.clear();
+    this.#windows.clear();
+    for (const id of writes.flatMap(({ holdIds }) => holdIds ?? [])) this.#holds.delete(id);
   }
+}
+
+/** The windows of all budgets that this write may be charged to. */
+function budgetWindowIds(
+  { spends }: DurableWrite<void>,
+  sessions: Map<string, SessionDocument>,
+  context: BatchContext,
+): string[] {
+  if (spends === undefined || context.budgets.length === 0) return [];
+  const { app_id = '', user_id = '', workflow_name = '' } = sessions.get(spends.chat_id) ?? spends.identity;
+  const facts = { app_id, user_id, workflow_name, chat_id: spends.chat_id };
+  return spends.models.flatMap((model) =>
+    budgetWindowsFor(context.budgets, { ...facts, model }, context.now).map(({ id }) => id),
+  );
 }
 
 const unique = (ids: readonly string[]): string[] => [...new Set(ids)];
@@ -283,6 +339,40 @@ async function writeWallets(
     session,
   );
   if (result !== documents.length) throw new StaleReadError('Wallets');
+}
+
+async function writeWindows(
+  collection: Collections['budgetWindows'],
+  documents: readonly BudgetWindowDocument[],
+  session: ClientSession,
+): Promise<void> {
+  const result = await bulk(
+    collection,
+    documents.map((document) =>
+      document.version === 1n
+        ? { insertOne: { document } }
+        : {
+            replaceOne: {
+              filter: { _id: document._id, version: document.version - 1n },
+              replacement: document,
+            },
+          },
+    ),
+    session,
+  );
+  if (result !== documents.length) throw new StaleReadError('BudgetWindows');
+}
+
+/** A hold that is gone was settled, released or expired by somebody else: its units must not be given back twice. */
+async function writeHolds(
+  collection: Collections['holds'],
+  { added, removed }: { added: Map<string, HoldDocument>; removed: Set<string> },
+  session: ClientSession,
+): Promise<void> {
+  await insertAll(collection, [...added.values()], session);
+  if (removed.size === 0) return;
+  const { deletedCount } = await collection.deleteMany({ _id: { $in: [...removed] } }, { session });
+  if (deletedCount !== removed.size) throw new StaleReadError('Holds');
 }
 
 async function bulk<Document extends { _id: string }>(

@@ -16,6 +16,7 @@ export function newSession(identity: ChatIdentity, now: Date, incrementalDebits:
     last_sequence: 0,
     version: 0,
     context_variables: {},
+    paused_run: null,
     run: null,
     real_time_tracking: {
       last_usage_recorded_at: null,

@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import {
   chatSessionSchema,
   type ChatSession,
@@ -6,16 +5,10 @@ import {
   type LedgerEntry,
 } from '../contracts/documents.ts';
 import type { DurableFrame } from '../contracts/frames.ts';
-import type { Balance, ChatSummary } from '../contracts/http.ts';
+import type { ChatSummary } from '../contracts/http.ts';
 import type { IncomingEvent, RefusalCode } from '../events/ag2-dialect.ts';
 import type { BatchDraft } from './batch-draft.ts';
-import type {
-  ChatEventDocument,
-  Collections,
-  LedgerDocument,
-  SessionDocument,
-  WalletDocument,
-} from './collections.ts';
+import type { ChatEventDocument, Collections, SessionDocument } from './collections.ts';
 import type { DurableWriter } from './durable-writer.ts';
 import {
   eventDocumentId,
@@ -28,26 +21,15 @@ import {
 import { jsonView } from './json-view.ts';
 import type { ChatIdentity } from './new-session.ts';
 import { foldEvent } from './session-fold.ts';
+import { exhausted, openBudgets } from './spending.ts';
 import { wouldOverflow } from './usage-fold.ts';
-import { appendLine, canonicalJson, walletId, type WalletOwner } from './wallet-ledger.ts';
 
-/** What became of an event. `available` is what the wallet still holds, in its units. */
+/** What became of an event. `blocking` names what keeps the chat's next call from being made: `wallet`, `budget:user`. */
 export type EventRecord =
-  | { outcome: 'recorded' | 'repeated'; available: bigint }
+  | { outcome: 'recorded' | 'repeated'; blocking: string | null }
   | { outcome: 'refused'; code: RefusalCode; reason: string };
 
-export type WalletChange = {
-  owner: WalletOwner;
-  kind: 'grant' | 'debit';
-  amount: bigint;
-  idempotencyKey: string;
-  reason: string;
-};
-export type WalletChangeResult =
-  | { outcome: 'recorded' | 'repeated'; line: LedgerDocument; wallet: WalletDocument }
-  | { outcome: 'insufficient_funds' | 'key_reused'; wallet: WalletDocument };
-
-/** The public face of storage: chats, their log, wallets. All writes go through the one durable writer. */
+/** The public face of storage for chats and their log. All writes go through the one durable writer. */
 export class PersistenceManager {
   readonly #collections: Collections;
   readonly #writer: DurableWriter;
@@ -86,6 +68,16 @@ export class PersistenceManager {
         client: meter?.client ?? envelope.agent ?? 'unknown',
         isMetered: meter != null,
       },
+      spends: {
+        chat_id,
+        identity: definedOnly({
+          app_id: envelope.app_id,
+          user_id: envelope.user_id,
+          workflow_name: envelope.workflow_name,
+        }),
+        models: modelsOf(event),
+      },
+      ...(meter?.hold_id === undefined ? {} : { holdIds: [meter.hold_id] }),
       fold: (draft) => record(draft, event),
     });
   }
@@ -105,46 +97,6 @@ export class PersistenceManager {
     });
   }
 
-  /** The wallet, which comes into being here when it was never used before. */
-  async readWallet(owner: WalletOwner): Promise<WalletDocument> {
-    const found = await this.#collections.wallets.findOne({ _id: walletId(owner.app_id, owner.user_id) });
-    return found ?? this.#writer.write({ owners: [owner], fold: (draft) => ({ ...draft.wallet(owner) }) });
-  }
-
-  async readBalance(owner: WalletOwner): Promise<Balance> {
-    return balanceOf(await this.readWallet(owner));
-  }
-
-  /** Gives to or takes from a wallet, once for each idempotency key, for ever. */
-  changeWallet({ owner, kind, amount, idempotencyKey, reason }: WalletChange): Promise<WalletChangeResult> {
-    const lineId = `${kind}|${walletId(owner.app_id, owner.user_id)}|${idempotencyKey}`;
-    const requestHash = createHash('sha256').update(canonicalJson({ amount, reason })).digest('hex');
-    return this.#writer.write({
-      owners: [owner],
-      lineIds: [lineId],
-      fold: (draft): WalletChangeResult => {
-        const wallet = draft.wallet(owner);
-        const made = draft.line(lineId);
-        if (made !== undefined)
-          return made.request_hash === requestHash
-            ? { outcome: 'repeated', line: made, wallet: { ...wallet } }
-            : { outcome: 'key_reused', wallet: { ...wallet } };
-        if (kind === 'debit' && wallet.balance - wallet.held < amount)
-          return { outcome: 'insufficient_funds', wallet: { ...wallet } };
-        const line = appendLine(wallet, {
-          _id: lineId,
-          kind,
-          amount: kind === 'debit' ? -amount : amount,
-          reason,
-          request_hash: requestHash,
-          created_at: draft.context.now,
-        });
-        draft.writes.ledger.push(line);
-        return { outcome: 'recorded', line, wallet: { ...wallet } };
-      },
-    });
-  }
-
   findSession(chatId: string): Promise<SessionDocument | null> {
     return this.#collections.sessions.findOne({ _id: chatId });
   }
@@ -155,6 +107,13 @@ export class PersistenceManager {
       { ...identity, status: 'in_progress' },
       { sort: { last_updated_at: -1 } },
     );
+  }
+
+  /** Chats of an owner that stopped for want of funds. */
+  findPausedChats(owner: { app_id: string; user_id?: string }): Promise<SessionDocument[]> {
+    return this.#collections.sessions
+      .find({ ...owner, status: 'paused', pause_reason: 'insufficient_tokens' }, { limit: 1000 })
+      .toArray();
   }
 
   /** Chats whose run this node had under way when it ended without a word. */
@@ -238,24 +197,39 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
       workflow_name: workflow_name ?? '',
     });
   const wallet = draft.wallet(session);
-  const available = () => wallet.balance - wallet.held;
-  if (draft.hasSeen(eventDocumentId(chat_id, uuid))) return { outcome: 'repeated', available: available() };
+  const blocking = () => {
+    const { context, spending } = draft;
+    const facts = {
+      app_id: session.app_id,
+      user_id: session.user_id,
+      workflow_name: session.workflow_name,
+      chat_id,
+    };
+    const budgets = modelsOf(event).flatMap((model) =>
+      openBudgets(context.budgets, { ...facts, model }, context.now, spending.windowOf),
+    );
+    return exhausted(wallet, budgets, context.freeTrial)?.scope ?? null;
+  };
+  if (draft.hasSeen(eventDocumentId(chat_id, uuid))) return { outcome: 'repeated', blocking: blocking() };
   const run = session.usage_state.runs.find((each) => each.run_id === envelope.run_id);
   const runIsNew = run === undefined && !draft.hasSeen(runStartDocumentId(chat_id, envelope.run_id));
   const isLate = run !== undefined && run.result !== null;
-  const notes = foldEvent({ session, wallet, writes: draft.writes }, event, runIsNew, draft.context);
+  const notes = foldEvent(
+    { session, wallet, writes: draft.writes, spending: draft.spending },
+    event,
+    runIsNew,
+    draft.context,
+  );
   draft.notes.push(...notes.map((note) => ({ ...note, chat_id })));
   draft.touch(session, isLate);
-  return { outcome: 'recorded', available: available() };
+  return { outcome: 'recorded', blocking: blocking() };
 }
 
-export function balanceOf(wallet: WalletDocument): Balance {
-  return {
-    balance: Number(wallet.balance),
-    held: Number(wallet.held),
-    available: Number(wallet.balance - wallet.held),
-    unit: wallet.unit,
-  };
+/** The models an event may be charged for. An event of another kind concerns none in particular. */
+function modelsOf({ known }: IncomingEvent): string[] {
+  if (known?.type !== 'usage_summary') return [''];
+  const { actual, total } = known.content;
+  return [...new Set([...(actual.usages ?? []), ...(total.usages ?? [])].map(({ model }) => model))];
 }
 
 export function summaryOf(session: SessionDocument): ChatSummary {
@@ -273,4 +247,15 @@ export function summaryOf(session: SessionDocument): ChatSummary {
 /** The session as people read it: without the counting rules' memory. */
 export function sessionView(session: SessionDocument): ChatSession {
   return jsonView(chatSessionSchema.strip(), session);
+}
+
+function definedOnly(identity: {
+  [Key in 'app_id' | 'user_id' | 'workflow_name']: string | undefined;
+}): Partial<ChatIdentity> {
+  const { app_id, user_id, workflow_name } = identity;
+  return {
+    ...(app_id === undefined ? {} : { app_id }),
+    ...(user_id === undefined ? {} : { user_id }),
+    ...(workflow_name === undefined ? {} : { workflow_name }),
+  };
 }

@@ -38,6 +38,7 @@ export function openRun(
   if (!isNew) return run;
   session.status = 'in_progress';
   session.pause_reason = null;
+  session.paused_run = null;
   session.completed_at = null;
   if (envelope.dialect === 'mozaiks')
     session.run = {
@@ -55,7 +56,14 @@ export function openRun(
 
 const dayMs = 24 * 60 * 60 * 1000;
 
-export function completeRun(result: RunResult, reason: string, step: Step): FoldNote[] {
+export function completeRun(
+  {
+    result = 'success',
+    reason = '',
+    spoken = [],
+  }: { result?: RunResult | undefined; reason?: string | undefined; spoken?: string[] | undefined },
+  step: Step,
+): FoldNote[] {
   const { draft, run, emitter, envelope, context } = step;
   const { session } = draft;
   if (run.result !== null) return [];
@@ -96,6 +104,7 @@ export function completeRun(result: RunResult, reason: string, step: Step): Fold
   });
   session.status = statusAfter(result);
   session.pause_reason = result === 'out_of_funds' ? 'insufficient_tokens' : null;
+  session.paused_run = result === 'out_of_funds' ? { run_id: run.run_id, spoken } : null;
   session.completed_at = session.status === 'completed' || session.status === 'failed' ? context.now : null;
   if (session.run?.run_id === run.run_id) session.run = null;
   recordTaskMetrics(draft, run, durationSec, result, context.now);

@@ -3,9 +3,12 @@ import type { DurableFrame } from '../contracts/frames.ts';
 import type { IncomingEvent } from '../events/ag2-dialect.ts';
 import { framesOfEvent, isUserSpeaker } from '../events/event-frames.ts';
 import type { TokenCounts } from '../usage/token-counts.ts';
+import type { BudgetDocument } from '../usage/budget.ts';
 import { isLlmSpeaker } from '../usage/turn-accounts.ts';
 import type {
+  BudgetWindowDocument,
   ChatEventDocument,
+  HoldDocument,
   LedgerDocument,
   LlmUsageDocument,
   RunAccount,
@@ -14,6 +17,7 @@ import type {
   WalletDocument,
 } from './collections.ts';
 import { FrameEmitter } from './frame-emitter.ts';
+import type { WindowOf } from './spending.ts';
 import { completeRun, openRun, turnsOf } from './run-fold.ts';
 import { recordFailedCall, recordUsage } from './usage-fold.ts';
 
@@ -21,7 +25,20 @@ import { recordFailedCall, recordUsage } from './usage-fold.ts';
  * What an event does to its chat, pure: given a session, its wallet and an event it says every write and every frame.
  * The caller hands in copies and throws them away when the transaction fails, so nothing computed here is ever reused.
  */
-export type ChatDraft = { session: SessionDocument; wallet: WalletDocument; writes: BatchWrites };
+export type ChatDraft = {
+  session: SessionDocument;
+  wallet: WalletDocument;
+  writes: BatchWrites;
+  spending: SpendingDraft;
+};
+
+/** Reservations and budgets, as far as they were read for this batch. */
+export type SpendingDraft = {
+  windowOf: WindowOf;
+  findWindow: (id: string) => BudgetWindowDocument | undefined;
+  /** Takes a reservation out; undefined when it is gone already (settled, released or expired). */
+  takeHold: (id: string) => HoldDocument | undefined;
+};
 
 export type BatchWrites = {
   events: ChatEventDocument[];
@@ -42,6 +59,7 @@ export type FoldContext = {
   now: Date;
   node_id: string;
   freeTrial: boolean;
+  budgets: readonly BudgetDocument[];
   finalUsagePolicy: 'surface' | 'true_up';
   price: PriceUsage;
 };
@@ -120,7 +138,7 @@ function actOn(event: KnownAgentEvent, step: Step): FoldNote[] {
         recordFailedCall(event.content.llm_call, event.content.error, step);
       return [];
     case 'run_completion':
-      return completeRun(event.content.result ?? 'success', event.content.reason ?? '', step);
+      return completeRun(event.content, step);
     case 'tool_response':
     case 'termination':
     case 'input_request':

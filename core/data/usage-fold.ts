@@ -1,12 +1,13 @@
 import type { KnownAgentEvent } from '../contracts/agent-events.ts';
 import { addCounts, growthOf, isZero, totalOf, zeroCounts } from '../usage/token-counts.ts';
 import { type ModelDelta, recordObservation } from '../usage/usage-delta.ts';
-import type { SessionDocument, UsageShare } from './collections.ts';
+import type { HoldDocument, SessionDocument, UsageShare } from './collections.ts';
 import type { FrameEmitter } from './frame-emitter.ts';
 import { turnsOf } from './run-fold.ts';
 import type { FoldNote, Step } from './session-fold.ts';
 import { addToShares, raiseShare, shareOf, totalsDocument, totalsOf, usd } from './usage-share.ts';
-import { appendLine } from './wallet-ledger.ts';
+import { chargeBudgets, openBudgets, releaseHold, scopeOf } from './spending.ts';
+import { crossedThreshold, debit, refillIfLow } from './wallet-ledger.ts';
 
 /** What a usage summary does to a chat, pure: growth becomes a ledger line, the wallet, the totals and a frame. */
 type UsageContent = Extract<KnownAgentEvent, { type: 'usage_summary' }>['content'];
@@ -24,6 +25,7 @@ export function recordUsage(content: UsageContent, step: Step): FoldNote[] {
     content,
   });
   usage_state.final_excess = addCounts(usage_state.final_excess, finalExcessChange);
+  const hold = meter?.hold_id === undefined ? undefined : settleHold(meter.hold_id, step);
   turnsOf(run, agent).summaries.push({
     seq: envelope.seq,
     client: meter === null ? agent : `${meter.client}~${meter.epoch}`,
@@ -39,23 +41,40 @@ export function recordUsage(content: UsageContent, step: Step): FoldNote[] {
   }
   if (deltas.length > 0)
     notes.push(
-      ...debitUsage(deltas, { agent, reported_cost: content.actual.total_cost ?? null, reason: null }, step),
+      ...debitUsage(
+        deltas,
+        { agent, hold, reported_cost: content.actual.total_cost ?? null, reason: null },
+        step,
+      ),
     );
   return notes;
 }
 
-type DebitFacts = { agent: string; reported_cost: number | null; reason: string | null };
+function settleHold(holdId: string, { draft, context }: Step): HoldDocument | undefined {
+  const { wallet, writes, spending } = draft;
+  const hold = spending.takeHold(holdId);
+  if (hold !== undefined) writes.ledger.push(releaseHold(hold, wallet, spending.findWindow, context.now));
+  return hold;
+}
+
+type DebitFacts = {
+  agent: string;
+  hold: HoldDocument | undefined;
+  reported_cost: number | null;
+  reason: string | null;
+};
 
 function debitUsage(
   deltas: ModelDelta[],
-  { agent, reported_cost, reason }: DebitFacts,
+  { agent, hold, reported_cost, reason }: DebitFacts,
   step: Step,
 ): FoldNote[] {
   const { draft, envelope, run, emitter, context } = step;
   const { session, wallet, writes } = draft;
   const tracking = session.real_time_tracking;
   const { tokens } = tracking;
-  const at = new Date(envelope.ts);
+  // The price is that of the moment the call began, whatever changed while it ran.
+  const at = hold?.created_at ?? new Date(envelope.ts);
   const priced = deltas.map(({ model, counts }) => ({
     model,
     counts,
@@ -67,10 +86,10 @@ function debitUsage(
   const counts = deltas.map((delta) => delta.counts).reduce(addCounts, zeroCounts());
   const units = wallet.unit === 'tokens' ? totalOf(counts) : (cost ?? 0n);
   const lastModel = deltas.at(-1)?.model ?? null;
-  const line = appendLine(wallet, {
-    _id: `debit|${session._id}|${emitter.uuid}`,
-    kind: 'debit',
-    amount: context.freeTrial ? 0n : -units,
+  const lineId = `debit|${session._id}|${emitter.uuid}`;
+  const lines = debit(wallet, context.freeTrial ? 0n : units, {
+    _id: lineId,
+    hold_id: hold?._id ?? null,
     chat_id: session._id,
     run_id: run.run_id,
     sequence: session.last_sequence + 1,
@@ -90,7 +109,7 @@ function debitUsage(
     reason: context.freeTrial ? 'free_trial' : reason,
     created_at: context.now,
   });
-  writes.ledger.push(line);
+  writes.ledger.push(...lines, ...refillIfLow(wallet, context.now));
 
   for (const { model, counts: modelCounts, price } of priced) {
     const share: UsageShare = shareOf(modelCounts, price?.cost_nano_usd ?? 0n);
@@ -127,12 +146,20 @@ function debitUsage(
         cumulative: { ...totalsOf(tokens), last_model: lastModel },
         delta,
         remaining_balance: Number(wallet.balance),
-        ledger_entry_id: line._id,
+        ledger_entry_id: lineId,
         incremental_debits: tokens.incremental_debits,
       },
     },
     undefined,
     envelope.event.content,
+  );
+  warnOfThresholds(
+    priced.map(({ model, counts: used, price }) => ({
+      model,
+      tokens: totalOf(used),
+      cost: price?.cost_nano_usd ?? null,
+    })),
+    step,
   );
   return surfaceUnpriced(
     priced.filter(({ price }) => price === undefined).map(({ model }) => model),
@@ -140,6 +167,31 @@ function debitUsage(
     emitter,
   );
 }
+
+/** Says once for each window that half, most or all of a limit (or of the wallet since its last grant) is used. */
+function warnOfThresholds(
+  spent: { model: string; tokens: bigint; cost: bigint | null }[],
+  { draft, emitter, context }: Step,
+): void {
+  const { session, wallet, spending } = draft;
+  const warn = (remaining: bigint, threshold: number, scope: string) =>
+    emitter.emit({ type: 'token_warning', data: { remaining_balance: Number(remaining), threshold, scope } });
+  for (const { model, tokens, cost } of spent) {
+    const facts = { ...factsOf(session), model };
+    const budgets = openBudgets(context.budgets, facts, context.now, spending.windowOf);
+    for (const { open, threshold } of chargeBudgets(budgets, tokens, cost))
+      warn(open.budget.limit - open.window.used, threshold, scopeOf(open));
+  }
+  const threshold = context.freeTrial ? undefined : crossedThreshold(wallet);
+  if (threshold !== undefined) warn(wallet.balance, threshold, 'wallet');
+}
+
+const factsOf = ({ app_id, user_id, chat_id, workflow_name }: SessionDocument) => ({
+  app_id,
+  user_id,
+  chat_id,
+  workflow_name,
+});
 
 function surfaceUnpriced(models: string[], session: SessionDocument, emitter: FrameEmitter): FoldNote[] {
   const { unpriced_models } = session.real_time_tracking.tokens;
@@ -173,7 +225,7 @@ export function trueUp(step: Step): void {
     mark.billed = addCounts(mark.billed, growth);
   }
   if (missing.length === 0) return;
-  debitUsage(missing, { agent: 'unknown', reported_cost: null, reason: 'true_up' }, step);
+  debitUsage(missing, { agent: 'unknown', hold: undefined, reported_cost: null, reason: 'true_up' }, step);
   usage_state.final_excess = zeroCounts();
   session.real_time_tracking.tokens.usage_mismatch = false;
 }

@@ -3,7 +3,13 @@ import { nanoToUsd } from '../usage/token-pricing.ts';
 import type { Collections, LlmUsageDocument } from './collections.ts';
 
 /** Reports over `llm_usage` and `task_metrics`, the collections of the same names in the seeds' schema. */
-export type UsageScope = { task_id?: string; user_id?: string; app_id?: string };
+export type UsageScope = {
+  task_id?: string;
+  user_id?: string;
+  app_id?: string;
+  model?: string;
+  workflow_name?: string;
+};
 export type TaskMetricsReport = {
   total_tasks: number;
   by_status: Record<string, number>;

@@ -114,6 +114,8 @@ export function framesOfEvent(event: KnownAgentEvent, envelope: Envelope, now: D
   }
 }
 
+const exhaustionTypes: ReadonlySet<string | undefined> = new Set(['insufficient_tokens', 'budget_exceeded']);
+
 /** An empty wallet is said twice: as an error with what to do, and as a state that programs can act on. */
 function exhaustion({
   error_type,
@@ -123,11 +125,7 @@ function exhaustion({
   details?: Record<string, unknown> | undefined;
 }): DurableFrameBody[] {
   const { remaining_balance, scope, blocked_until } = details ?? {};
-  if (
-    error_type !== 'insufficient_tokens' ||
-    typeof remaining_balance !== 'number' ||
-    typeof scope !== 'string'
-  )
+  if (!exhaustionTypes.has(error_type) || typeof remaining_balance !== 'number' || typeof scope !== 'string')
     return [];
   return [
     {

@@ -2,6 +2,15 @@ import type { Envelope, Meter, RunResult } from '../contracts/agent-events.ts';
 import type { ChatIdentity } from '../data/new-session.ts';
 import type { UsageMeter } from './usage-meter.ts';
 
+/** How a run ended, and who had spoken by then. */
+type RunEnd = {
+  result: RunResult;
+  reason: string;
+  lastSpeaker: string | null;
+  summary: string;
+  spoken: string[];
+};
+
 /** Makes the envelopes of one run, numbered in order: the same shapes that an AG2 process posts. */
 export class EnvelopeFactory {
   readonly #identity: ChatIdentity;
@@ -47,7 +56,8 @@ export class EnvelopeFactory {
     return this.#make(speaker, { type: 'group_chat_run_chat', content: { uuid, speaker, silent: false } });
   }
 
-  usageSummary(agent: string, meter: UsageMeter, latencyMs: number): Envelope {
+  /** `holdId` is the reservation that this usage settles. */
+  usageSummary(agent: string, meter: UsageMeter, latencyMs: number, holdId: string): Envelope {
     const content = meter.summarize(this.#newId());
     return this.#make(
       agent,
@@ -58,6 +68,7 @@ export class EnvelopeFactory {
         epoch: 1,
         reason: 'llm_call',
         latency_ms: Math.round(latencyMs),
+        hold_id: holdId,
       },
     );
   }
@@ -108,10 +119,17 @@ export class EnvelopeFactory {
     });
   }
 
-  runCompletion(result: RunResult, reason: string, lastSpeaker: string | null, summary: string): Envelope {
+  runCompletion({ result, reason, lastSpeaker, summary, spoken }: RunEnd): Envelope {
     return this.#make(null, {
       type: 'run_completion',
-      content: { uuid: this.#newId(), summary, last_speaker: lastSpeaker, result, reason },
+      content: {
+        uuid: this.#newId(),
+        summary,
+        last_speaker: lastSpeaker,
+        result,
+        reason: reason.slice(0, 1000),
+        spoken,
+      },
     });
   }
 

@@ -42,16 +42,24 @@ export class LlmError extends Error {
   readonly code: LlmErrorType;
   readonly retryable: boolean;
   readonly latencyMs: number;
+  /** What the provider had reported by then: it is billed like that of a call that went well. */
+  readonly reported: Pick<Completion, 'model' | 'usage'>;
   constructor(
     code: LlmErrorType,
     message: string,
-    facts: { retryable: boolean; latencyMs: number; cause: unknown },
+    facts: {
+      retryable: boolean;
+      latencyMs: number;
+      cause: unknown;
+      reported: Pick<Completion, 'model' | 'usage'>;
+    },
   ) {
     super(message, { cause: facts.cause });
     this.name = 'LlmError';
     this.code = code;
     this.retryable = facts.retryable;
     this.latencyMs = facts.latencyMs;
+    this.reported = facts.reported;
   }
 }
 
@@ -71,6 +79,12 @@ export function createLlmClient(config: LlmConfig): LlmClient {
       let text = '';
       let reportedModel = model;
       let usage: CallUsage | null = null;
+      let isSilent = false;
+      const failure = (cause: unknown) =>
+        toLlmError(cause, config, {
+          latencyMs: performance.now() - startedAt,
+          reported: { model: reportedModel, usage },
+        });
       try {
         const stream = await sdk.chat.completions.create(
           {
@@ -83,21 +97,32 @@ export function createLlmClient(config: LlmConfig): LlmClient {
           },
           { signal },
         );
-        for await (const chunk of stream) {
-          if (chunk.model !== '') reportedModel = chunk.model;
-          const delta = chunk.choices[0]?.delta?.content;
-          if (delta !== undefined && delta !== null && delta !== '') {
-            text += delta;
-            onDelta(delta);
+        // The SDK's own limit ends with the first byte; a provider that falls silent later would hold the run for ever.
+        const silence = setTimeout(() => {
+          isSilent = true;
+          stream.controller.abort();
+        }, config.timeoutMs);
+        try {
+          for await (const chunk of stream) {
+            silence.refresh();
+            if (chunk.model !== '') reportedModel = chunk.model;
+            const delta = chunk.choices[0]?.delta?.content;
+            if (delta !== undefined && delta !== null && delta !== '') {
+              text += delta;
+              onDelta(delta);
+            }
+            // Usage stands in a last chunk without choices; some servers put it into one with choices.
+            if (chunk.usage != null) usage = usageOf(chunk.usage);
           }
-          // Usage stands in a last chunk without choices; some servers put it into one with choices.
-          if (chunk.usage != null) usage = usageOf(chunk.usage);
+        } finally {
+          clearTimeout(silence);
         }
       } catch (cause) {
-        throw toLlmError(cause, config, performance.now() - startedAt);
+        throw failure(cause);
       }
       // The SDK ends an aborted stream as if it were complete.
-      if (signal.aborted) throw toLlmError(new APIUserAbortError(), config, performance.now() - startedAt);
+      if (signal.aborted) throw failure(new APIUserAbortError());
+      if (isSilent) throw failure(new APIConnectionTimeoutError());
       return { text, model: reportedModel, usage, latencyMs: performance.now() - startedAt };
     },
   };
@@ -109,7 +134,12 @@ export function missingLlmClient(reason: string): LlmClient {
     defaultModel: 'none',
     streamChat: () =>
       Promise.reject(
-        new LlmError('provider_unavailable', reason, { retryable: false, latencyMs: 0, cause: undefined }),
+        new LlmError('provider_unavailable', reason, {
+          retryable: false,
+          latencyMs: 0,
+          cause: undefined,
+          reported: { model: 'none', usage: null },
+        }),
       ),
   };
 }
@@ -134,9 +164,13 @@ function usageOf(usage: OpenAI.CompletionUsage): CallUsage {
   };
 }
 
-function toLlmError(cause: unknown, config: LlmConfig, latencyMs: number): LlmError {
+function toLlmError(
+  cause: unknown,
+  config: LlmConfig,
+  facts: Pick<LlmError, 'latencyMs' | 'reported'>,
+): LlmError {
   const fail = (code: LlmErrorType, message: string, retryable: boolean) =>
-    new LlmError(code, message, { retryable, latencyMs, cause });
+    new LlmError(code, message, { ...facts, retryable, cause });
   const keyName = config.kind === 'azure' ? 'AZURE_OPENAI_API_KEY' : 'OPENAI_API_KEY';
   if (cause instanceof APIUserAbortError) return fail('cancelled', 'The call was cancelled.', false);
   if (cause instanceof APIConnectionTimeoutError)

@@ -26,7 +26,7 @@ describe.each(fixtureNames)('the captured run %s', (name) => {
       const chat_id = `${name}-${way.replaceAll(' ', '-')}`;
       const owner = { app_id: 'fixtures', user_id: `owner-of-${chat_id}` };
       const { envelopes, billed } = readFixture(name, { chat_id, ...owner });
-      const before = await storage.persistence.readBalance(owner);
+      const before = await storage.wallets.readBalance(owner);
       await storage.dispatcher.publish(deliveries[way]?.(envelopes) ?? []);
 
       const document = await storage.persistence.findSession(chat_id);
@@ -39,7 +39,7 @@ describe.each(fixtureNames)('the captured run %s', (name) => {
           completion_tokens: counts.completion_tokens,
         });
       expect(tokens).toMatchObject({ unaccounted_turns: 0, unverifiable: false, usage_mismatch: false });
-      const after = await storage.persistence.readBalance(owner);
+      const after = await storage.wallets.readBalance(owner);
       expect(before.balance - after.balance).toBe(billed.totals.total_tokens);
       const lines = await storage.persistence.readLedger({ chat_id }, 0, 1000);
       expect(lines.reduce((sum, line) => sum - line.amount, 0)).toBe(billed.totals.total_tokens);
