@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { ClientSession, Collection } from 'mongodb';
+import type { AnyBulkWriteOperation, ClientSession, Collection } from 'mongodb';
 import type { DurableFrame } from '../contracts/frames.ts';
 import type { Logger } from '../observability/logging.ts';
 import { BatchDraft, type BatchContext, type BatchReads } from './batch-draft.ts';
@@ -141,7 +141,16 @@ export class DurableWriter {
     const draft = new BatchDraft(reads, batchContext);
     for (const write of writes) write.fold(draft);
     const { sessions, wallets, windows, frames } = draft.finish();
-    await writeSessions(collections.sessions, sessions, session);
+    await writeVersions(collections.sessions, sessions, session, (document) =>
+      document.version === 1
+        ? { insertOne: { document } }
+        : {
+            replaceOne: {
+              filter: { _id: document._id, version: document.version - 1 },
+              replacement: document,
+            },
+          },
+    );
     await insertAll(collections.ledger, draft.writes.ledger, session);
     await insertAll(collections.events, draft.writes.events, session);
     await insertAll(collections.llmUsage, draft.writes.llmUsage, session);
@@ -154,8 +163,26 @@ export class DurableWriter {
         { session, ordered: false },
       );
     await writeHolds(collections.holds, draft.holds, session);
-    await writeWindows(collections.budgetWindows, windows, session);
-    await writeWallets(collections.wallets, wallets, session);
+    await writeVersions(collections.budgetWindows, windows, session, (document) =>
+      document.version === 1n
+        ? { insertOne: { document } }
+        : {
+            replaceOne: {
+              filter: { _id: document._id, version: document.version - 1n },
+              replacement: document,
+            },
+          },
+    );
+    await writeVersions(collections.wallets, wallets, session, (document) =>
+      document.version === 1n
+        ? { insertOne: { document } }
+        : {
+            replaceOne: {
+              filter: { _id: document._id, version: document.version - 1n },
+              replacement: document,
+            },
+          },
+    );
     if (sessions.length + wallets.length + windows.length + draft.writes.events.length === 0)
       await session.abortTransaction();
     else await session.commitTransaction();
@@ -296,73 +323,6 @@ async function readThrough<Value extends { _id: string }>(
   return found;
 }
 
-/** Inserts documents of their first version and replaces the others, each only at the version it was read at. */
-async function writeSessions(
-  collection: Collections['sessions'],
-  documents: readonly SessionDocument[],
-  session: ClientSession,
-): Promise<void> {
-  const result = await bulk(
-    collection,
-    documents.map((document) =>
-      document.version === 1
-        ? { insertOne: { document } }
-        : {
-            replaceOne: {
-              filter: { _id: document._id, version: document.version - 1 },
-              replacement: document,
-            },
-          },
-    ),
-    session,
-  );
-  if (result !== documents.length) throw new StaleReadError('ChatSessions');
-}
-
-async function writeWallets(
-  collection: Collections['wallets'],
-  documents: readonly WalletDocument[],
-  session: ClientSession,
-): Promise<void> {
-  const result = await bulk(
-    collection,
-    documents.map((document) =>
-      document.version === 1n
-        ? { insertOne: { document } }
-        : {
-            replaceOne: {
-              filter: { _id: document._id, version: document.version - 1n },
-              replacement: document,
-            },
-          },
-    ),
-    session,
-  );
-  if (result !== documents.length) throw new StaleReadError('Wallets');
-}
-
-async function writeWindows(
-  collection: Collections['budgetWindows'],
-  documents: readonly BudgetWindowDocument[],
-  session: ClientSession,
-): Promise<void> {
-  const result = await bulk(
-    collection,
-    documents.map((document) =>
-      document.version === 1n
-        ? { insertOne: { document } }
-        : {
-            replaceOne: {
-              filter: { _id: document._id, version: document.version - 1n },
-              replacement: document,
-            },
-          },
-    ),
-    session,
-  );
-  if (result !== documents.length) throw new StaleReadError('BudgetWindows');
-}
-
 /** A hold that is gone was settled, released or expired by somebody else: its units must not be given back twice. */
 async function writeHolds(
   collection: Collections['holds'],
@@ -375,14 +335,17 @@ async function writeHolds(
   if (deletedCount !== removed.size) throw new StaleReadError('Holds');
 }
 
-async function bulk<Document extends { _id: string }>(
+/** Inserts documents of their first version and replaces the others, each only at the version it was read at. */
+async function writeVersions<Document extends { _id: string; version: number | bigint }>(
   collection: Collection<Document>,
-  operations: Parameters<Collection<Document>['bulkWrite']>[0],
+  documents: readonly Document[],
   session: ClientSession,
-): Promise<number> {
-  if (operations.length === 0) return 0;
+  toOperation: (document: Document) => AnyBulkWriteOperation<Document>,
+): Promise<void> {
+  if (documents.length === 0) return;
+  const operations = documents.map(toOperation);
   const { insertedCount, matchedCount } = await collection.bulkWrite(operations, { session, ordered: true });
-  return insertedCount + matchedCount;
+  if (insertedCount + matchedCount !== documents.length) throw new StaleReadError(collection.collectionName);
 }
 
 async function insertAll<Document extends { _id: string }>(

@@ -1,5 +1,5 @@
 import type { DurableFrameBody } from '../contracts/frames.ts';
-import type { ChatEventDocument, RunAccount } from './collections.ts';
+import type { ChatEventDocument } from './collections.ts';
 import { eventDocumentId } from './event-log.ts';
 import type { IncomingEvent } from '../events/ag2-dialect.ts';
 import type { ChatDraft } from './session-fold.ts';
@@ -30,28 +30,6 @@ export class FrameEmitter {
       agent: envelope.agent,
       meter: envelope.meter ?? null,
     };
-  }
-
-  /** For what late events of an ended run bring to light. */
-  static forSettlement(draft: ChatDraft, run: RunAccount, context: { now: Date }): FrameEmitter {
-    const uuid = `settle|${run.run_id}|${draft.session.version + 1}`;
-    return new FrameEmitter(
-      draft,
-      {
-        uuid,
-        envelope: {
-          v: 1,
-          dialect: 'mozaiks',
-          chat_id: draft.session._id,
-          run_id: run.run_id,
-          seq: 0,
-          ts: context.now.toISOString(),
-          agent: null,
-          event: { type: 'settlement', content: { uuid } },
-        },
-      },
-      context,
-    );
   }
 
   emit(body: DurableFrameBody, id?: string, content?: Record<string, unknown>): void {

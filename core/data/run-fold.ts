@@ -68,8 +68,7 @@ export function completeRun(
   const { session } = draft;
   if (run.result !== null) return [];
   run.result = result;
-  const notes = settleRun(draft, run, emitter);
-  if (context.finalUsagePolicy === 'true_up') trueUp(step);
+  const notes = settleRun(step);
   const { tokens, overall } = session.real_time_tracking;
   const totals = totalsOf(run.shares.reduce(addShare, newShare()));
   const durationSec = Math.max(0, (Date.parse(envelope.ts) - run.started_at.getTime()) / 1000);
@@ -127,8 +126,10 @@ function statusAfter(result: RunResult): SessionDocument['status'] {
  * Compares an ended run's replies and final counters with what was billed, and shows what does not agree. Runs again
  * when late events arrive; what was shown once is not shown again.
  */
-export function settleRun(draft: ChatDraft, run: RunAccount, emitter: FrameEmitter): FoldNote[] {
+function settleRun(step: Step): FoldNote[] {
+  const { draft, run, emitter, context } = step;
   const { session } = draft;
+  if (context.finalUsagePolicy === 'true_up') trueUp(step);
   const { tokens } = session.real_time_tracking;
   const notes: FoldNote[] = [];
   const unaccounted = run.agents.reduce((sum, turns) => sum + countUnaccounted(turns), 0);
@@ -169,7 +170,26 @@ export function settleRun(draft: ChatDraft, run: RunAccount, emitter: FrameEmitt
 export function settleLateEvents(draft: ChatDraft, context: FoldContext): FoldNote[] {
   return draft.session.usage_state.runs
     .filter((run) => run.result !== null)
-    .flatMap((run) => settleRun(draft, run, FrameEmitter.forSettlement(draft, run, context)));
+    .flatMap((run) => {
+      const envelope = settlementEnvelope(draft, run, context);
+      const emitter = new FrameEmitter(draft, { envelope, uuid: envelope.event.content.uuid }, context);
+      return settleRun({ draft, run, envelope, emitter, context });
+    });
+}
+
+/** What late events bring to light has no event of its own; the document's next version gives it an id. */
+function settlementEnvelope({ session }: ChatDraft, run: RunAccount, { now }: FoldContext) {
+  const uuid = `settle:${run.run_id}:${session.version + 1}`;
+  return {
+    v: 1 as const,
+    dialect: 'mozaiks',
+    chat_id: session._id,
+    run_id: run.run_id,
+    seq: 0,
+    ts: now.toISOString(),
+    agent: null,
+    event: { type: 'settlement', content: { uuid } },
+  };
 }
 
 function finalTotals(session: SessionDocument): TotalsDocument {

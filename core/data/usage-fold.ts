@@ -1,5 +1,5 @@
 import type { KnownAgentEvent } from '../contracts/agent-events.ts';
-import { addCounts, growthOf, isZero, totalOf, zeroCounts } from '../usage/token-counts.ts';
+import { addCounts, growthOf, isZero, type TokenCounts, totalOf, zeroCounts } from '../usage/token-counts.ts';
 import { type ModelDelta, recordObservation } from '../usage/usage-delta.ts';
 import type { HoldDocument, SessionDocument, UsageShare } from './collections.ts';
 import type { FrameEmitter } from './frame-emitter.ts';
@@ -217,13 +217,20 @@ export function trueUp(step: Step): void {
   const { session } = step.draft;
   const { usage_state } = session;
   const missing: ModelDelta[] = [];
-  for (const mark of usage_state.marks) {
-    if (mark.final === null) continue;
-    const growth = growthOf(mark.billed, mark.final);
-    if (isZero(growth)) continue;
-    missing.push({ model: mark.model, counts: growth });
-    mark.billed = addCounts(mark.billed, growth);
-  }
+  const raise = (model: string, billed: TokenCounts, final: TokenCounts): TokenCounts => {
+    const growth = growthOf(billed, final);
+    if (!isZero(growth)) missing.push({ model, counts: growth });
+    return addCounts(billed, growth);
+  };
+  for (const mark of usage_state.marks)
+    if (mark.final !== null) mark.billed = raise(mark.model, mark.billed, mark.final);
+  for (const client of usage_state.unmetered)
+    for (const { model, counts } of client.final) {
+      const billed = client.billed.find((each) => each.model === model);
+      const raised = raise(model, billed?.counts ?? zeroCounts(), counts);
+      if (billed === undefined) client.billed.push({ model, counts: raised });
+      else billed.counts = raised;
+    }
   if (missing.length === 0) return;
   debitUsage(missing, { agent: 'unknown', hold: undefined, reported_cost: null, reason: 'true_up' }, step);
   usage_state.final_excess = zeroCounts();

@@ -223,6 +223,12 @@ export class OrchestrationEngine {
 
   /** Begins the run that answers a message which is in the log already. */
   async #beginAnswer(chat: ChatIdentity, message: UserMessage): Promise<void> {
+    const running = this.#active.get(chat.chat_id);
+    // Another message began a run in between; two at once would speak over each other.
+    if (running !== undefined) {
+      running.next = message;
+      return;
+    }
     const run = this.#newRun(chat, runIdFor(chat, message.client_message_id));
     const history = await this.#options.readTexts(chat.chat_id, historyLimit);
     await this.#announce(chat, run, history, [], `first-speaker:${message.client_message_id}`);
