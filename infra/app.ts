@@ -3,7 +3,11 @@ import { once } from 'node:events';
 import type { AddressInfo } from 'node:net';
 import type { MongoClient } from 'mongodb';
 import type { CoreConfig } from '../core/config/core-config.ts';
-import type { EventRecord, PersistenceManager } from '../core/data/persistence-manager.ts';
+import {
+  type EventRecord,
+  interruptedRun,
+  type PersistenceManager,
+} from '../core/data/persistence-manager.ts';
 import { openPriceBook } from '../core/data/price-book.ts';
 import { openStorage } from '../core/data/storage.ts';
 import { UnifiedEventDispatcher } from '../core/events/unified-event-dispatcher.ts';
@@ -77,6 +81,11 @@ export async function startApp(options: AppOptions): Promise<App> {
       telemetry.observe(() => undefined);
       if (credited.length > 0) resumePaused(credited);
     },
+    onNodeGone: (gone) => {
+      endOrphanedRuns(gone).catch((cause: unknown) =>
+        log.error({ err: cause, node: gone }, 'runs of a node that is gone were not ended'),
+      );
+    },
     log,
     now,
   });
@@ -109,15 +118,26 @@ export async function startApp(options: AppOptions): Promise<App> {
     now,
     log,
   });
+  /** Ends the runs that a node had under way when it was killed. */
+  const endOrphanedRuns = async (ofNode: string): Promise<void> => {
+    for (const session of await persistence.findOrphanedRuns(ofNode)) {
+      const { chat_id, app_id, user_id, workflow_name } = session;
+      const interrupted = interruptedRun(session);
+      if (interrupted !== null)
+        await engine.endOrphanedRun({ chat_id, app_id, user_id, workflow_name }, interrupted);
+    }
+  };
   /** A credit lets the chats go on that stopped for want of funds, from where they stood. */
   const resumePaused = (owners: readonly { app_id: string; user_id?: string }[]): void => {
     for (const { app_id, user_id } of owners)
-      resumeChats({ persistence, engine }, user_id === undefined ? { app_id } : { app_id, user_id }).catch(
-        (cause: unknown) => log.error({ err: cause, app_id, user_id }, 'paused chats were not resumed'),
+      resumeChats(
+        { persistence, engine, workflows },
+        user_id === undefined ? { app_id } : { app_id, user_id },
+      ).catch((cause: unknown) =>
+        log.error({ err: cause, app_id, user_id }, 'paused chats were not resumed'),
       );
   };
-  for (const { run, chat_id, app_id, user_id, workflow_name } of await persistence.findOrphanedRuns(nodeId))
-    if (run !== null) await engine.endOrphanedRun({ chat_id, app_id, user_id, workflow_name }, run.run_id);
+  await endOrphanedRuns(nodeId);
 
   const metrics = openMetrics([
     {
@@ -218,13 +238,18 @@ export async function startApp(options: AppOptions): Promise<App> {
 }
 
 async function resumeChats(
-  { persistence, engine }: { persistence: PersistenceManager; engine: OrchestrationEngine },
+  {
+    persistence,
+    engine,
+    workflows,
+  }: { persistence: PersistenceManager; engine: OrchestrationEngine; workflows: WorkflowCatalog },
   owner: { app_id: string; user_id?: string },
 ): Promise<void> {
   for (const { chat_id, app_id, user_id, workflow_name, paused_run } of await persistence.findPausedChats(
     owner,
   ))
-    if (paused_run !== null) await engine.resume({ chat_id, app_id, user_id, workflow_name }, paused_run);
+    if (paused_run !== null && workflows.has(workflow_name))
+      await engine.resume({ chat_id, app_id, user_id, workflow_name }, paused_run);
 }
 
 export class PortInUseError extends Error {

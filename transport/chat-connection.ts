@@ -176,11 +176,13 @@ export class ChatConnection {
       return;
     }
     const now = performance.now();
+    if (this.#slowSince === null)
+      setTimeout(() => this.#closeIfStuck(), this.#limits.closeAfterMs + 1).unref();
     this.#slowSince ??= now;
     if (now - this.#slowSince < this.#limits.closeAfterMs) return;
     this.#socket.close(closeCodes.too_fast, 'reading too slowly; reconnect and resume');
-    // It does not read, so it will not answer the closing handshake either.
-    this.#socket.terminate();
+    // It may read again and learn why; if it does not, it will not answer the closing handshake either.
+    setTimeout(() => this.#socket.terminate(), this.#limits.closeAfterMs).unref();
   }
 
   /** Lets a long replay go no faster than it is read. */

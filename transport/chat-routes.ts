@@ -218,8 +218,8 @@ export function chatRoutes({ persistence, wallets, listWorkflows, freeTrial }: C
       async run({ params: { chat_id }, query: { cursor, limit } }, { identity }) {
         await findOwn(chat_id, identity);
         const entries = await persistence.readLedger({ chat_id }, cursor, limit);
-        const last = entries.at(-1)?.sequence;
-        return { entries, next_cursor: entries.length < limit || last == null ? null : String(last) };
+        const last = entries.at(-1)?.line;
+        return { entries, next_cursor: entries.length < limit || last === undefined ? null : String(last) };
       },
     }),
   ];

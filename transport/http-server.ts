@@ -113,7 +113,9 @@ function serveUi(app: Express, folder: string): void {
   app.get('/{*page}', (request, response, next) => {
     if (apiPath.test(request.path))
       next(new ProblemError(404, 'not_found', `There is nothing at ${request.path}.`));
-    else if (existsSync(index)) response.sendFile(index, { headers: { 'cache-control': 'no-cache' } });
+    // Named below its root: a whole path that leads through a folder like `.checkouts` is taken for a hidden file.
+    else if (existsSync(index))
+      response.sendFile('index.html', { root: folder, headers: { 'cache-control': 'no-cache' } });
     else next(new ProblemError(404, 'ui_not_built', 'The ChatUI is not built. Run npm run build.'));
   });
   app.use((request, _response, next) => {

@@ -10,6 +10,8 @@ import { ProblemError } from './problem.ts';
  * Questions of agents to the user. A question is pending until it is answered, once, or until it expires; both are in
  * the chat's log, so neither a restart nor a lost connection forgets them. Who asked waits here for the answer.
  */
+const recheckMs = 2_000;
+
 export class UserInput {
   readonly #persistence: Pick<PersistenceManager, 'findInput'>;
   readonly #dispatcher: UnifiedEventDispatcher<EventRecord>;
@@ -34,7 +36,7 @@ export class UserInput {
     if (state.status === 'expired')
       throw new ProblemError(410, 'input_expired', 'This question is no longer waiting for an answer.');
     const found = await this.#persistence.findInput(chat.chat_id, requestId);
-    await this.#dispatcher.publish([
+    const [published] = await this.#dispatcher.publish([
       {
         v: 1,
         dialect: 'mozaiks',
@@ -49,6 +51,10 @@ export class UserInput {
         },
       },
     ]);
+    if (published?.refused !== undefined || published?.recorded.outcome === 'refused')
+      throw new ProblemError(400, 'invalid_answer', published.refused?.reason ?? 'The answer was refused.');
+    if (published?.recorded.outcome === 'repeated')
+      throw new ProblemError(409, 'input_answered', 'This question was answered already.');
   }
 
   async read(chatId: string, requestId: string): Promise<InputAnswer> {
@@ -64,28 +70,29 @@ export class UserInput {
 
   /** Like `read`, but waits for an answer as long as it takes, at most `waitMs`. */
   async waitFor(chatId: string, requestId: string, waitMs: number): Promise<InputAnswer> {
-    const key = `${chatId}|${requestId}`;
-    let wake: () => void = () => undefined;
-    const answered = new Promise<void>((resolve) => {
-      wake = resolve;
-    });
-    const waiting = this.#waiting.get(key) ?? new Set();
-    this.#waiting.set(key, waiting);
-    waiting.add(wake);
-    // The answer may be given at another node, where nobody wakes us.
-    const recheck = setInterval(() => wake(), 2_000);
-    const timeout = setTimeout(() => wake(), waitMs);
-    try {
+    const deadline = Date.now() + waitMs;
+    for (;;) {
+      const answered = this.#nextAnswer(`${chatId}|${requestId}`, Math.min(recheckMs, deadline - Date.now()));
       const state = await this.read(chatId, requestId);
-      if (state.status !== 'pending' || waitMs === 0) return state;
+      if (state.status !== 'pending' || Date.now() >= deadline) return state;
       await answered;
-      return await this.read(chatId, requestId);
-    } finally {
-      clearInterval(recheck);
-      clearTimeout(timeout);
-      waiting.delete(wake);
-      if (waiting.size === 0) this.#waiting.delete(key);
     }
+  }
+
+  /** Resolves with an answer given at this node, or after a while: one given at another wakes nobody here. */
+  #nextAnswer(key: string, atMostMs: number): Promise<void> {
+    return new Promise((resolve) => {
+      const waiting = this.#waiting.get(key) ?? new Set();
+      this.#waiting.set(key, waiting);
+      const wake = () => {
+        clearTimeout(timer);
+        waiting.delete(wake);
+        if (waiting.size === 0) this.#waiting.delete(key);
+        resolve();
+      };
+      const timer = setTimeout(wake, Math.max(0, atMostMs));
+      waiting.add(wake);
+    });
   }
 
   observe(frames: readonly DurableFrame[]): void {

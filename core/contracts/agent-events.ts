@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { agentNameSchema, idSchema, timestampSchema } from './ids.ts';
 import { usageSummaryContentSchema } from './usage.ts';
 
-const uuid = z.string().min(1).max(128);
+const uuid = z.string().min(1).max(200);
 const text = z.union([z.string(), z.number(), z.boolean()]).nullable();
 const event = <Type extends string, Shape extends z.ZodRawShape>(type: Type, shape: Shape) =>
   z.object({ type: z.literal(type), content: z.object({ uuid, ...shape }) });
@@ -101,6 +101,12 @@ export const runCompletionEventSchema = event('run_completion', {
   spoken: z.array(agentNameSchema).optional(),
 });
 
+/** Ours: a model was asked, and nothing is known of what it used: the call was cut off before it said a word. */
+export const callInterruptedEventSchema = event('call_interrupted', {
+  agent: agentNameSchema,
+  reason: z.string(),
+});
+
 /** `error` is a text here: AG2's exception object cannot be serialised. The last three fields are ours. */
 export const errorEventSchema = event('error', {
   error: z.unknown(),
@@ -127,6 +133,7 @@ export const knownAgentEventSchema = z.discriminatedUnion('type', [
   onConditionLlmTransitionEventSchema,
   replyResultTransitionEventSchema,
   runCompletionEventSchema,
+  callInterruptedEventSchema,
   errorEventSchema,
 ]);
 export type KnownAgentEvent = z.infer<typeof knownAgentEventSchema>;

@@ -31,7 +31,7 @@ export const usageSideSchema = z.object({
  * includes them. `mode` is a display switch; `total` marks an observation of totals (see docs/EVENT_ARCHITECTURE.md).
  */
 export const usageSummaryContentSchema = z.object({
-  uuid: z.string().min(1).max(128),
+  uuid: z.string().min(1).max(200),
   actual: usageSideSchema,
   total: usageSideSchema,
   mode: z.enum(['both', 'total', 'actual']).default('both'),

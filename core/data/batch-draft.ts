@@ -14,7 +14,10 @@ import { settleLateEvents } from './run-fold.ts';
 import type { BatchWrites, FoldContext, FoldNote, SpendingDraft } from './session-fold.ts';
 import { expireLots, newWallet, startGrant, walletId, type WalletOwner } from './wallet-ledger.ts';
 
-export type BatchContext = FoldContext & { walletUnit: WalletUnit; walletStartBalance: bigint };
+export type BatchContext = Omit<FoldContext, 'commit_id'> & {
+  walletUnit: WalletUnit;
+  walletStartBalance: bigint;
+};
 
 /** What was read for a batch. `seen` holds the ids of log entries and `lines` the ledger lines that exist already. */
 export type BatchReads = {
@@ -31,7 +34,7 @@ export type BatchReads = {
  * each attempt, so a failed one leaves nothing behind.
  */
 export class BatchDraft {
-  readonly context: BatchContext;
+  readonly context: BatchContext & FoldContext;
   readonly writes: BatchWrites = { events: [], ledger: [], llmUsage: [], taskMetrics: [], frames: [] };
   readonly marks: UsageMarkDocument[] = [];
   readonly notes: (FoldNote & { chat_id: string })[] = [];
@@ -46,9 +49,9 @@ export class BatchDraft {
   readonly #touched = new Set<string>();
   readonly #late = new Set<string>();
 
-  constructor(reads: BatchReads, context: BatchContext) {
+  constructor(reads: BatchReads, context: BatchContext, commitId: string) {
     this.#reads = reads;
-    this.context = context;
+    this.context = { ...context, commit_id: commitId };
   }
 
   session(chatId: string): SessionDocument | undefined {

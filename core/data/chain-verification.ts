@@ -1,10 +1,10 @@
+import { hash } from 'node:crypto';
 import { BSON } from 'mongodb';
 import { z } from 'zod';
 import { tokenKinds } from '../usage/token-counts.ts';
 import type { Differences } from './differences.ts';
 import type { LineBytes, Members } from './line-bytes.ts';
 import { canonicalJson, walletId } from './wallet-ledger.ts';
-import { hash } from 'node:crypto';
 
 /**
  * Checks the chain of one wallet, line by line. After a difference it goes on from what the line itself says, so that

@@ -101,6 +101,8 @@ export type ChatEventDocument = {
   seq?: number;
   frame?: DurableFrameBody;
   timestamp: Date;
+  /** Which commit wrote it: tells a lost answer from a failure. */
+  commit_id: string;
   event: {
     uuid: string;
     type: string;
@@ -302,7 +304,7 @@ const indexes: { [Name in keyof Collections]: IndexDescription[] } = {
   usageMarks: [{ key: { chat_id: 1, run_id: 1, client: 1 } }],
   ledger: [
     { key: { wallet_id: 1, line: 1 }, unique: true },
-    { key: { chat_id: 1, sequence: 1 }, partialFilterExpression: { chat_id: { $type: 'string' } } },
+    { key: { chat_id: 1, line: 1 }, partialFilterExpression: { chat_id: { $type: 'string' } } },
   ],
   wallets: [
     { key: { app_id: 1, user_id: 1 }, unique: true },

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { AnyBulkWriteOperation, ClientSession, Collection } from 'mongodb';
 import type { DurableFrame } from '../contracts/frames.ts';
@@ -11,6 +12,7 @@ import type {
   WalletDocument,
 } from './collections.ts';
 import { CommitQueue } from './commit-queue.ts';
+import { crashPoint } from './crash-point.ts';
 import { DocumentCache } from './document-cache.ts';
 import { missingClient, restoreMarks } from './mark-spill.ts';
 import type { SpendFacts } from '../usage/budget.ts';
@@ -30,7 +32,7 @@ export type DurableWrite<Result> = {
   /** The chats, wallets, log entries and ledger lines that `fold` will ask the draft for. */
   chatIds?: readonly string[];
   owners?: readonly WalletOwner[];
-  /** Ids of the log entries it will make. `isFresh` when they were minted just now, so that none can be there yet. */
+  /** Ids of the log entries and lines it will make. `isFresh` when they were minted just now, so none can be there yet. */
   eventIds?: readonly string[];
   isFresh?: boolean;
   lineIds?: readonly string[];
@@ -58,6 +60,10 @@ export type DurableWriterOptions = {
   publish: (committed: Committed) => void;
   log: Logger;
 };
+
+/** What one attempt at a batch folded; kept until its fate is known. */
+type FoldedBatch = { draft: BatchDraft; finished: ReturnType<BatchDraft['finish']> };
+type BatchAttempt = { readonly commitId: string; draft: FoldedBatch | null };
 
 export class DurableWriter {
   readonly #queue: CommitQueue<DurableWrite<void>>;
@@ -102,9 +108,11 @@ export class DurableWriter {
   async #commitUntilKnown(writes: readonly DurableWrite<void>[]): Promise<void> {
     const { log } = this.#options;
     let duplicates = 0;
+    const batch: BatchAttempt = { commitId: randomUUID(), draft: null };
     for (let attempt = 0; ; attempt += 1) {
       try {
-        await this.#commit(writes, attempt > 0);
+        if (attempt > 0 && (await this.#wasCommitted(batch))) return;
+        await this.#commit(writes, attempt > 0, batch);
         return;
       } catch (cause) {
         await this.#abort();
@@ -128,9 +136,36 @@ export class DurableWriter {
     }
   }
 
-  async #commit(writes: readonly DurableWrite<void>[], readAll: boolean): Promise<void> {
-    const { collections, node, context, publish, log } = this.#options;
+  /**
+   * Whether the attempt before went through although its answer was lost: then what it folded is what was promised,
+   * and its frames are still to be sent.
+   */
+  async #wasCommitted({ commitId, draft }: BatchAttempt): Promise<boolean> {
+    const [event] = draft?.draft.writes.events ?? [];
+    if (draft === null || event === undefined) return false;
+    const stored = await this.#options.collections.events.findOne(
+      { _id: event._id },
+      { projection: { commit_id: 1 }, readPreference: 'primary', readConcern: { level: 'majority' } },
+    );
+    if (stored?.commit_id !== commitId) return false;
+    this.#announce(draft);
+    return true;
+  }
+
+  #announce({ draft, finished: { sessions, frames } }: FoldedBatch): void {
+    for (const { code, chat_id, model } of draft.notes)
+      this.#options.log.warn({ chat_id, code, model }, 'usage needs attention');
+    this.#options.publish({
+      frames,
+      sessions,
+      credited: draft.writes.ledger.filter(({ amount }) => amount > 0n),
+    });
+  }
+
+  async #commit(writes: readonly DurableWrite<void>[], readAll: boolean, batch: BatchAttempt): Promise<void> {
+    const { collections, node, context } = this.#options;
     const { session } = node;
+    crashPoint('before_transaction');
     session.startTransaction({
       readConcern: { level: 'snapshot' },
       writeConcern: { w: 'majority', journal: true },
@@ -138,9 +173,12 @@ export class DurableWriter {
     });
     const batchContext = context();
     const reads = await this.#read(writes, session, readAll, batchContext);
-    const draft = new BatchDraft(reads, batchContext);
+    crashPoint('after_read');
+    const draft = new BatchDraft(reads, batchContext, batch.commitId);
     for (const write of writes) write.fold(draft);
-    const { sessions, wallets, windows, frames } = draft.finish();
+    const finished = draft.finish();
+    const { sessions, wallets, windows } = finished;
+    batch.draft = { draft, finished };
     await writeVersions(collections.sessions, sessions, session, (document) =>
       document.version === 1
         ? { insertOne: { document } }
@@ -151,8 +189,11 @@ export class DurableWriter {
             },
           },
     );
+    crashPoint('after_sessions');
     await insertAll(collections.ledger, draft.writes.ledger, session);
+    crashPoint('after_ledger');
     await insertAll(collections.events, draft.writes.events, session);
+    crashPoint('after_events');
     await insertAll(collections.llmUsage, draft.writes.llmUsage, session);
     await insertAll(collections.taskMetrics, draft.writes.taskMetrics, session);
     if (draft.marks.length > 0)
@@ -183,17 +224,21 @@ export class DurableWriter {
             },
           },
     );
+    crashPoint('after_wallets');
     if (sessions.length + wallets.length + windows.length + draft.writes.events.length === 0)
       await session.abortTransaction();
-    else await session.commitTransaction();
+    else {
+      crashPoint('before_commit');
+      await session.commitTransaction();
+      crashPoint('after_commit');
+    }
     for (const document of sessions) this.#sessions.set(document._id, document);
     for (const document of wallets) this.#wallets.set(document._id, document);
     for (const document of windows) this.#windows.set(document._id, document);
     for (const hold of draft.holds.added.values()) this.#holds.set(hold._id, hold);
     for (const id of draft.holds.removed) this.#holds.delete(id);
-    for (const { code, chat_id, model } of draft.notes)
-      log.warn({ chat_id, code, model }, 'usage needs attention');
-    publish({ frames, sessions, credited: draft.writes.ledger.filter(({ amount }) => amount > 0n) });
+    this.#announce({ draft, finished });
+    crashPoint('after_publish');
   }
 
   async #read(
@@ -224,7 +269,9 @@ export class DurableWriter {
         : await collections.events
             .find({ _id: { $in: eventIds } }, { session, projection: { _id: 1 } })
             .toArray();
-    const lineIds = unique(writes.flatMap((write) => write.lineIds ?? []));
+    const lineIds = unique(
+      writes.flatMap((write) => (write.isFresh === true && !readAll ? [] : (write.lineIds ?? []))),
+    );
     const lines =
       lineIds.length === 0
         ? []

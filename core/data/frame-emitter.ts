@@ -10,16 +10,18 @@ export class FrameEmitter {
   count = 0;
   readonly #draft: ChatDraft;
   readonly #now: Date;
+  readonly #commitId: string;
   readonly #source: ChatEventDocument['event'];
 
   constructor(
     draft: ChatDraft,
     { envelope, uuid }: Pick<IncomingEvent, 'envelope' | 'uuid'>,
-    { now }: { now: Date },
+    { now, commit_id }: { now: Date; commit_id: string },
   ) {
     this.uuid = uuid;
     this.#draft = draft;
     this.#now = now;
+    this.#commitId = commit_id;
     this.#source = {
       uuid,
       type: envelope.event.type,
@@ -42,6 +44,7 @@ export class FrameEmitter {
       seq,
       frame: body,
       timestamp: this.#now,
+      commit_id: this.#commitId,
       event: content === undefined ? this.#source : { ...this.#source, content },
     });
     writes.frames.push({ ...body, timestamp: this.#now.toISOString(), chat_id: session._id, seq });
@@ -54,6 +57,7 @@ export class FrameEmitter {
       _id: this.#nextId(),
       chat_id: session._id,
       timestamp: this.#now,
+      commit_id: this.#commitId,
       event: { ...this.#source, content },
     });
   }

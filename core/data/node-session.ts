@@ -22,6 +22,7 @@ export async function openNodeSession(
   nodes: Collections['nodes'],
   nodeId: string,
   log: Logger,
+  onNodeGone: (nodeId: string) => void,
 ): Promise<NodeSession> {
   const session = client.startSession();
   const startedAt = new Date();
@@ -40,8 +41,10 @@ export async function openNodeSession(
       _id: { $ne: nodeId },
       lease_until: { $lt: new Date() },
     });
-    for (const node of ended)
+    for (const node of ended) {
       log.warn({ node }, 'a node stopped renewing its lease; its database session was ended');
+      onNodeGone(node);
+    }
   };
   await renew();
   let renewal: Promise<void> = Promise.resolve();

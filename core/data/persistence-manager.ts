@@ -29,6 +29,8 @@ export type EventRecord =
   | { outcome: 'recorded' | 'repeated'; blocking: string | null }
   | { outcome: 'refused'; code: RefusalCode; reason: string };
 
+const chatKinds = ['debit', 'debt', 'refund', 'adjustment'] as const;
+
 /** The public face of storage for chats and their log. All writes go through the one durable writer. */
 export class PersistenceManager {
   readonly #collections: Collections;
@@ -112,7 +114,7 @@ export class PersistenceManager {
   /** Chats of an owner that stopped for want of funds. */
   findPausedChats(owner: { app_id: string; user_id?: string }): Promise<SessionDocument[]> {
     return this.#collections.sessions
-      .find({ ...owner, status: 'paused', pause_reason: 'insufficient_tokens' }, { limit: 1000 })
+      .find({ ...owner, status: 'paused', paused_run: { $ne: null } }, { limit: 1000 })
       .toArray();
   }
 
@@ -149,7 +151,7 @@ export class PersistenceManager {
     return readTexts(this.#collections, chatId, limit);
   }
 
-  /** Lines of a chat or a wallet, oldest first; `after` is the last line's number (wallet) or sequence (chat) seen. */
+  /** Lines of a chat or a wallet, oldest first; `after` is the last line's number. Of a chat, what usage took. */
   async readLedger(
     of: { chat_id: string } | { wallet_id: string },
     after: number,
@@ -158,7 +160,10 @@ export class PersistenceManager {
     const documents =
       'chat_id' in of
         ? await this.#collections.ledger
-            .find({ chat_id: of.chat_id, sequence: { $gt: after } }, { sort: { sequence: 1 }, limit })
+            .find(
+              { chat_id: of.chat_id, line: { $gt: BigInt(after) }, kind: { $in: [...chatKinds] } },
+              { sort: { line: 1 }, limit },
+            )
             .toArray()
         : await this.#collections.ledger
             .find({ wallet_id: of.wallet_id, line: { $gt: BigInt(after) } }, { sort: { line: 1 }, limit })
@@ -258,4 +263,17 @@ function definedOnly(identity: {
     ...(user_id === undefined ? {} : { user_id }),
     ...(workflow_name === undefined ? {} : { workflow_name }),
   };
+}
+
+/** The run a session has under way, and whose model call nobody heard the end of. */
+export function interruptedRun({
+  run,
+  usage_state,
+}: SessionDocument): { run_id: string; speaker: string | null } | null {
+  if (run === null) return null;
+  const account = usage_state.runs.find(({ run_id }) => run_id === run.run_id);
+  const speaker = account?.speaker ?? null;
+  const replies = account?.agents.find(({ agent }) => agent === speaker?.agent)?.replies ?? [];
+  const isAnswered = speaker === null || replies.some((reply) => reply > speaker.seq);
+  return { run_id: run.run_id, speaker: isAnswered ? null : speaker.agent };
 }

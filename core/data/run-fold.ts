@@ -103,7 +103,9 @@ export function completeRun(
   });
   session.status = statusAfter(result);
   session.pause_reason = result === 'out_of_funds' ? 'insufficient_tokens' : null;
-  session.paused_run = result === 'out_of_funds' ? { run_id: run.run_id, spoken } : null;
+  // A run of a foreign process cannot be taken up from here.
+  session.paused_run =
+    result === 'out_of_funds' && envelope.dialect === 'mozaiks' ? { run_id: run.run_id, spoken } : null;
   session.completed_at = session.status === 'completed' || session.status === 'failed' ? context.now : null;
   if (session.run?.run_id === run.run_id) session.run = null;
   recordTaskMetrics(draft, run, durationSec, result, context.now);

@@ -58,6 +58,8 @@ export type PriceUsage = (use: {
 export type FoldContext = {
   now: Date;
   node_id: string;
+  /** Marks what this commit wrote, so that a lost answer can be told from a failure. */
+  commit_id: string;
   freeTrial: boolean;
   budgets: readonly BudgetDocument[];
   finalUsagePolicy: 'surface' | 'true_up';
@@ -123,6 +125,9 @@ function actOn(event: KnownAgentEvent, step: Step): FoldNote[] {
     }
     case 'tool_call':
       if (isLlmSpeaker(event.content.sender)) turnsOf(run, event.content.sender).replies.push(envelope.seq);
+      return [];
+    case 'call_interrupted':
+      turnsOf(run, event.content.agent).replies.push(envelope.seq);
       return [];
     case 'executed_function':
       if (event.content.is_exec_success) tracking.counts.tool_calls += 1;

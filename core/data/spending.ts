@@ -21,10 +21,13 @@ export type Blocked = {
   used: bigint;
   held: bigint;
   needed: bigint;
+  /** A wallet of money cannot bound what a model without a price will cost. */
+  is_unpriced: boolean;
   /** When the limit frees by itself; null when only a top-up or a higher limit helps. */
   frees_at: Date | null;
 };
-export type HoldOutcome = { outcome: 'held'; hold: HoldDocument } | Blocked;
+/** `settled`: the call was reserved for, and over, before this request came again. */
+export type HoldOutcome = { outcome: 'held'; hold: HoldDocument } | { outcome: 'settled' } | Blocked;
 
 export type HoldRequest = {
   hold_id: string;
@@ -96,8 +99,8 @@ export function placeHold(
   const units = freeTrial ? 0n : ((wallet.unit === 'tokens' ? tokens : cost_nano_usd) ?? 0n);
   // A wallet of money cannot bound the cost of a model without a price, so it must not begin.
   const isUnbounded = !freeTrial && wallet.unit === 'nano_usd' && cost_nano_usd === null;
-  if (!freeTrial && (isUnbounded || availableIn(wallet) < units))
-    return { result: blockedByWallet(wallet, units), lines: [] };
+  if (isUnbounded) return { result: { ...blockedByWallet(wallet, 0n), is_unpriced: true }, lines: [] };
+  if (!freeTrial && availableIn(wallet) < units) return { result: blockedByWallet(wallet, units), lines: [] };
   for (const open of budgets) {
     const amount = amountFor(open.budget, tokens, cost_nano_usd);
     if (
@@ -207,6 +210,7 @@ function blockedByWallet(wallet: WalletDocument, needed: bigint): Blocked {
     outcome: 'blocked',
     scope: 'wallet',
     budget_id: null,
+    is_unpriced: false,
     limit: wallet.balance,
     used: 0n,
     held: wallet.held,
@@ -221,6 +225,7 @@ function blockedBy(open: OpenBudget, needed: bigint): Blocked {
     outcome: 'blocked',
     scope: scopeOf(open),
     budget_id: budget._id,
+    is_unpriced: false,
     limit: budget.limit,
     used: window.used,
     held: window.held,
@@ -230,7 +235,9 @@ function blockedBy(open: OpenBudget, needed: bigint): Blocked {
 }
 
 /** One sentence that tells apart: no money, reserved by calls under way, the limit of which scope, and what helps. */
-export function explainBlock({ scope, limit, used, held, needed, frees_at }: Blocked): string {
+export function explainBlock({ scope, limit, used, held, needed, frees_at, is_unpriced }: Blocked): string {
+  if (is_unpriced)
+    return 'The model has no price, so what the call may cost cannot be reserved from a wallet of money. Set a price for it, or use another model.';
   if (scope === 'wallet') {
     const reserved = held > 0n ? `, ${held} of it reserved for calls under way` : '';
     return held > 0n && limit >= needed

@@ -18,6 +18,8 @@ export type StorageOptions = {
   settings: Omit<BatchContext, 'now' | 'node_id' | 'budgets'>;
   /** Gets each commit, in order, before any writer learns of it. */
   publish: (committed: Committed) => void;
+  /** Another node stopped without a word: what it had under way must be ended by somebody. */
+  onNodeGone?: (nodeId: string) => void;
   log: Logger;
   now?: () => Date;
 };
@@ -38,13 +40,14 @@ export async function openStorage({
   nodeId,
   settings,
   publish,
+  onNodeGone = () => undefined,
   log,
   now = () => new Date(),
 }: StorageOptions): Promise<Storage> {
   const db = client.db(database);
   const collections = openCollections(db);
   await prepareCollections(db, collections);
-  const node = await openNodeSession(client, collections.nodes, nodeId, log);
+  const node = await openNodeSession(client, collections.nodes, nodeId, log, onNodeGone);
   const budgets = new BudgetStore(collections, log);
   await budgets.start();
   const context = (): BatchContext => ({

@@ -163,6 +163,7 @@ function debitUsage(
   );
   return surfaceUnpriced(
     priced.filter(({ price }) => price === undefined).map(({ model }) => model),
+    wallet.unit === 'nano_usd',
     session,
     emitter,
   );
@@ -193,7 +194,12 @@ const factsOf = ({ app_id, user_id, chat_id, workflow_name }: SessionDocument) =
   workflow_name,
 });
 
-function surfaceUnpriced(models: string[], session: SessionDocument, emitter: FrameEmitter): FoldNote[] {
+function surfaceUnpriced(
+  models: string[],
+  isMoney: boolean,
+  session: SessionDocument,
+  emitter: FrameEmitter,
+): FoldNote[] {
   const { unpriced_models } = session.real_time_tracking.tokens;
   return models
     .filter((model) => !unpriced_models.includes(model))
@@ -203,7 +209,7 @@ function surfaceUnpriced(models: string[], session: SessionDocument, emitter: Fr
         type: 'chat.error',
         data: {
           error_type: 'unpriced_model',
-          message: `There is no price for the model ${model}: its tokens are debited, what they cost is not known.`,
+          message: `There is no price for the model ${model}: ${isMoney ? 'what it cost is not known, so nothing was debited' : 'its tokens are debited, what they cost is not known'}.`,
           details: { model },
           retryable: false,
         },
@@ -233,8 +239,11 @@ export function trueUp(step: Step): void {
     }
   if (missing.length === 0) return;
   debitUsage(missing, { agent: 'unknown', hold: undefined, reported_cost: null, reason: 'true_up' }, step);
-  usage_state.final_excess = zeroCounts();
-  session.real_time_tracking.tokens.usage_mismatch = false;
+  // Marks that were spilled keep what is missing there, and it stays in sight.
+  usage_state.final_excess = growthOf(
+    missing.map(({ counts }) => counts).reduce(addCounts, zeroCounts()),
+    usage_state.final_excess,
+  );
 }
 
 /** Whether counting this summary could take the chat's totals beyond what JSON numbers hold exactly. */

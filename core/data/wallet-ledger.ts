@@ -139,11 +139,12 @@ export function debit(
 function pickOrigin({
   chat_id = null,
   run_id = null,
+  sequence = null,
   event_uuid = null,
   agent = null,
   model = null,
 }: Partial<LedgerDocument>) {
-  return { chat_id, run_id, event_uuid, agent, model };
+  return { chat_id, run_id, sequence, event_uuid, agent, model };
 }
 
 function takeFromLots(wallet: WalletDocument, units: bigint): void {

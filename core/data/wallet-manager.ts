@@ -119,10 +119,13 @@ export class WalletManager {
       chatIds: [chat_id],
       owners: [{ app_id, user_id }],
       holdIds: [hold_id],
+      lineIds: [`hold|${hold_id}`],
+      isFresh: true,
       spends: { chat_id, identity: facts, models: [model] },
       fold: (draft): HoldOutcome => {
         const made = draft.findHold(hold_id);
         if (made !== undefined) return { outcome: 'held', hold: made };
+        if (draft.line(`hold|${hold_id}`) !== undefined) return { outcome: 'settled' };
         const { context } = draft;
         const { now } = context;
         const counts = { ...zeroCounts(), prompt_tokens, completion_tokens };

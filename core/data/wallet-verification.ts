@@ -6,8 +6,16 @@ import type { Collections } from './collections.ts';
 import type { Differences } from './differences.ts';
 import type { LineBytes } from './line-bytes.ts';
 
-/** Wallet ids from `from` (inclusive unless `isAfter`) to `to`. Ids are compared as MongoDB does: byte by byte. */
-export type WalletRange = { from: string; isAfter: boolean; to: string | null };
+/** Wallet ids from `from` up to, and without, `to`; null: to the last. Ids are ordered byte by byte. */
+export type WalletRange = { from: string; to: string | null };
+
+/** The first id after this one. */
+const after = (id: string): string => `${id}\0`;
+
+export const everyWallet: WalletRange = { from: '', to: null };
+/** Ids are `<app_id>|<user_id>`, and `}` comes right after `|`. */
+export const walletsOfApp = (appId: string): WalletRange => ({ from: `${appId}|`, to: `${appId}}` });
+export const oneWallet = (id: string): WalletRange => ({ from: id, to: after(id) });
 
 /** Where the walk over all wallets stands: what is to come, and a chain that is longer than one step. */
 export type WalletPosition = { range: WalletRange; chain: ChainEnd | null };
@@ -45,28 +53,24 @@ export async function verifyWallets(
   step: WalletStep,
 ): Promise<WalletPosition | null> {
   const { range, chain } = position;
-  const from: WalletRange = chain === null ? range : { ...range, from: chain.wallet_id, isAfter: false };
   const listed = await step.collections.wallets
-    .find({ _id: within(from) }, { session: step.session, sort: { _id: 1 }, limit: walletsInStep })
+    .find({ _id: within(range) }, { session: step.session, sort: { _id: 1 }, limit: walletsInStep })
     .map((document): unknown => document)
     .toArray();
   const wallets = readWallets(listed, step.differences);
-  const lastListed = listed.length < walletsInStep ? undefined : [...wallets.keys()].at(-1);
-  const walk = await walkChains({ ...from, to: lastListed ?? range.to }, chain, wallets, step);
-  // When time was up in the middle of a chain, what comes before it is done.
-  const done = walk.open === null ? (lastListed ?? null) : walk.lastFinished;
-  if (walk.open !== null && done === null) return { range, chain: walk.open };
-  const finished: WalletRange = { ...from, to: done ?? range.to };
-  const ids = new Set(
-    [...wallets.keys()].filter((id) => finished.to === null || isAtOrBefore(id, finished.to)),
-  );
-  for (const id of ids)
-    if (!walk.walked.has(id))
+  const last = listed.length < walletsInStep ? undefined : [...wallets.keys()].at(-1);
+  const end = last === undefined ? range.to : after(last);
+  const { walked, open } = await walkChains({ from: range.from, to: end }, chain, wallets, step);
+  // When time was up in the middle of a chain, the wallets before it are done.
+  const done: WalletRange = { from: range.from, to: open === null ? end : open.wallet_id };
+  for (const id of wallets.keys())
+    if (!isWithin(id, done)) wallets.delete(id);
+    else if (!walked.has(id))
       step.differences.add('wallet_without_lines', id, '1', '0', 'a wallet begins with its start balance');
-  step.checked.wallets += ids.size;
-  await verifyHolds(finished, wallets, step);
-  if (walk.open === null && lastListed === undefined) return null;
-  return { range: { from: done ?? range.from, isAfter: true, to: range.to }, chain: walk.open };
+  step.checked.wallets += wallets.size;
+  await verifyHolds(done, wallets, step);
+  if (open !== null) return { range: { from: open.wallet_id, to: range.to }, chain: open };
+  return last === undefined ? null : { range: { from: after(last), to: range.to }, chain: null };
 }
 
 function readWallets(documents: readonly unknown[], differences: Differences): Map<string, Wallet | null> {
@@ -81,36 +85,32 @@ function readWallets(documents: readonly unknown[], differences: Differences): M
   return wallets;
 }
 
-type Walk = { walked: Set<string>; lastFinished: string | null; open: ChainEnd | null };
-
 async function walkChains(
   range: WalletRange,
   resumed: ChainEnd | null,
   wallets: ReadonlyMap<string, Wallet | null>,
   step: WalletStep,
-): Promise<Walk> {
+): Promise<{ walked: Set<string>; open: ChainEnd | null }> {
   const { ledger } = step.collections;
   const options = {
     session: step.session,
     sort: { wallet_id: 1, line: 1 },
     raw: true,
-    batchSize: 4000,
+    batchSize: 1000,
   } as const;
   const filters =
     resumed === null
       ? [{ wallet_id: within(range) }]
       : [
           { wallet_id: resumed.wallet_id, line: { $gt: resumed.line } },
-          { wallet_id: within({ ...range, from: resumed.wallet_id, isAfter: true }) },
+          { wallet_id: within({ from: after(resumed.wallet_id), to: range.to }) },
         ];
   const walked = new Set<string>();
-  let lastFinished: string | null = null;
   let open: ChainEnd | null = resumed === null ? null : structuredClone(resumed);
   const finish = () => {
     if (open === null) return;
     compareWallet(open, wallets.get(open.wallet_id), step.differences);
     walked.add(open.wallet_id);
-    lastFinished = open.wallet_id;
     open = null;
   };
   for (const filter of filters) {
@@ -129,11 +129,11 @@ async function walkChains(
       open ??= chainStart(line.wallet_id);
       followChain(open, line, hash, step.differences);
       count += 1;
-      if (count % 1000 === 0 && step.isTimeUp()) return { walked, lastFinished, open };
+      if (count % 1000 === 0 && step.isTimeUp()) return { walked, open };
     }
   }
   finish();
-  return { walked, lastFinished, open: null };
+  return { walked, open };
 }
 
 function compareWallet(end: ChainEnd, wallet: Wallet | null | undefined, differences: Differences): void {
@@ -194,16 +194,14 @@ async function verifyHolds(
       );
   }
   for (const [id, wallet] of wallets) {
-    if (wallet === null || (range.to !== null && !isAtOrBefore(id, range.to))) continue;
+    if (wallet === null) continue;
     const sum = sums.get(id) ?? 0n;
     if (sum !== wallet.held)
       differences.add('wallet_held', id, sum, wallet.held, 'its holds add up to another sum');
   }
 }
 
-function within({ from, isAfter, to }: WalletRange) {
-  return { ...(isAfter ? { $gt: from } : { $gte: from }), ...(to === null ? {} : { $lte: to }) };
-}
+export const within = ({ from, to }: WalletRange) => ({ $gte: from, ...(to === null ? {} : { $lt: to }) });
 
-const isAtOrBefore = (left: string, right: string): boolean =>
-  Buffer.compare(Buffer.from(left), Buffer.from(right)) <= 0;
+const isWithin = (id: string, { to }: WalletRange): boolean =>
+  to === null || Buffer.compare(Buffer.from(id), Buffer.from(to)) < 0;

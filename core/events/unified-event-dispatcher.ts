@@ -28,7 +28,8 @@ export class UnifiedEventDispatcher<Outcome> {
 
   /**
    * Publishes envelopes in order; what is handed in together becomes durable together where possible.
-   * @throws QueueFullError, QueueClosedError before anything of the batch was taken.
+   * @throws QueueFullError, QueueClosedError when an event could not be taken. Others of the batch may have been:
+   *   published again, they are repeats.
    */
   publish(
     envelopes: readonly unknown[],

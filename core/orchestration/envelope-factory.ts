@@ -17,19 +17,22 @@ export class EnvelopeFactory {
   readonly #runId: string;
   readonly #newId: () => string;
   readonly #now: () => Date;
-  #seq = 0;
+  #seq: number;
 
   constructor({
     identity,
     runId,
     newId,
     now,
+    afterSeq,
   }: {
     identity: ChatIdentity;
     runId: string;
     newId: () => string;
     now: () => Date;
+    afterSeq: number;
   }) {
+    this.#seq = afterSeq;
     this.#identity = identity;
     this.#runId = runId;
     this.#newId = newId;
@@ -110,6 +113,10 @@ export class EnvelopeFactory {
     },
   ): Envelope {
     return this.#make(agent, { type: 'error', content: { uuid: this.#newId(), error, ...facts } });
+  }
+
+  callInterrupted(agent: string, reason: string): Envelope {
+    return this.#make(agent, { type: 'call_interrupted', content: { uuid: this.#newId(), agent, reason } });
   }
 
   termination(reason: string): Envelope {

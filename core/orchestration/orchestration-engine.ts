@@ -82,8 +82,14 @@ export class EngineStoppingError extends Error {
   }
 }
 
+/** Failures after which the provider may have worked all the same; a refusal costs nothing. */
+const mayHaveCost: ReadonlySet<string> = new Set(['cancelled', 'provider_timeout']);
+
 const historyLimit = 200;
 const renewMs = 60_000;
+
+/** Numbers of a run that another process began; its own are far below. */
+const seqAfterRestart = 1_000_000;
 
 /** The cap on a reply's tokens where an agent names none; it is reserved, and sent to the provider. */
 const defaultMaxTokens = 4_096;
@@ -157,9 +163,13 @@ export class OrchestrationEngine {
   }
 
   /** Ends a run that this node had under way when it was killed. */
-  async endOrphanedRun(chat: ChatIdentity, runId: string): Promise<void> {
-    const envelopes = this.#envelopesFor(chat, runId);
+  async endOrphanedRun(
+    chat: ChatIdentity,
+    { run_id, speaker }: { run_id: string; speaker: string | null },
+  ): Promise<void> {
+    const envelopes = this.#envelopesFor(chat, run_id, seqAfterRestart);
     await this.#publish([
+      ...(speaker === null ? [] : [envelopes.callInterrupted(speaker, 'server_restarted')]),
       envelopes.error(
         null,
         'The server was restarted in the middle of this reply. Send your message again.',
@@ -278,7 +288,22 @@ export class OrchestrationEngine {
       .finally(() => {
         this.#active.delete(chat.chat_id);
         const { next } = run;
-        if (next === null || this.#isStopping) return;
+        if (next === null) return;
+        if (this.#isStopping) {
+          this.#publish([
+            run.envelopes.error(
+              null,
+              'The server was restarted before this message was answered. Send it again.',
+              {
+                error_type: 'server_restarted',
+                retryable: true,
+              },
+            ),
+          ]).catch((cause: unknown) =>
+            log.error({ err: cause, chat_id: chat.chat_id }, 'a message was left without a word'),
+          );
+          return;
+        }
         this.#inTurn(chat.chat_id, () => this.#beginAnswer(chat, next)).catch((cause: unknown) =>
           log.error({ err: cause, chat_id: chat.chat_id }, 'a message that waited was not answered'),
         );
@@ -306,6 +331,7 @@ export class OrchestrationEngine {
       const meters = new Map<string, UsageMeter>();
       while (reserved !== null) {
         const { turn, hold } = reserved;
+        if (hold.outcome === 'settled') throw new TypeError('a call that is over was announced again');
         if (hold.outcome === 'blocked') {
           await end('out_of_funds', explainBlock(hold), [outOfFunds(envelopes, hold)]);
           return;
@@ -414,7 +440,10 @@ export class OrchestrationEngine {
       };
     } catch (cause) {
       if (!(cause instanceof LlmError)) throw cause;
+      // Cut off before a word and without usage: what it cost is not known, and that must not look like nothing.
+      const isUnknown = said === '' && cause.reported.usage === null && mayHaveCost.has(cause.code);
       const words = [
+        ...(isUnknown ? [envelopes.callInterrupted(agent.name, cause.code)] : []),
         ...metered(cause.reported, cause.latencyMs),
         ...(said === '' ? [] : [envelopes.agentText(agent.name, said, messageId, true)]),
       ];
@@ -509,10 +538,16 @@ export class OrchestrationEngine {
     };
   }
 
-  #envelopesFor(identity: ChatIdentity, runId: string): EnvelopeFactory {
+  #envelopesFor(identity: ChatIdentity, runId: string, afterSeq = 0): EnvelopeFactory {
     const { chat_id, app_id, user_id, workflow_name } = identity;
     const { newId, now } = this.#options;
-    return new EnvelopeFactory({ identity: { chat_id, app_id, user_id, workflow_name }, runId, newId, now });
+    return new EnvelopeFactory({
+      identity: { chat_id, app_id, user_id, workflow_name },
+      runId,
+      newId,
+      now,
+      afterSeq,
+    });
   }
 }
 

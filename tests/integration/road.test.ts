@@ -232,6 +232,37 @@ describe('one message', () => {
   });
 });
 
+describe('many messages at once', () => {
+  test('start one run after the other, never two at a time, and none is left unanswered', async () => {
+    // Of its own: how many runs it takes is not said, so the last may still be under way when the test ends.
+    const talkative = await startScriptedProvider();
+    own.push(talkative);
+    const busy = await startOwn({ provider: talkative });
+    const { chat, socket } = await begin('assistant', 'hasty-writer', busy);
+    const other = await busy.connect(chat);
+    const contents = Array.from({ length: 24 }, (_, index) => `Message ${index}`);
+    for (const [index, content] of contents.entries()) {
+      (index % 2 === 0 ? socket : other).say(content, `m-${index}`);
+      // So that some arrive while a run begins, some while it speaks and some while it ends.
+      if (index % 3 === 0) await socket.settled();
+    }
+    await socket.until(() => {
+      const asked = talkative.requests.at(-1)?.messages.map((message) => message.content) ?? [];
+      const starts = socket.of('chat.run_start').length;
+      return (
+        contents.every((each) => asked.includes(each)) && socket.of('chat.run_complete').length === starts
+      );
+    }, 'an answer to all');
+    const bounds = socket.frames.flatMap(({ type }) =>
+      type === 'chat.run_start' || type === 'chat.run_complete' ? [type] : [],
+    );
+    expect(bounds).toEqual(
+      bounds.map((_, index) => (index % 2 === 0 ? 'chat.run_start' : 'chat.run_complete')),
+    );
+    expectGapless(socket);
+  });
+});
+
 describe('a brainstorm of three agents', () => {
   test('lets each speak once, in order, and gives each the share that the provider billed for it', async () => {
     const bill = newlyBilled();
@@ -690,21 +721,22 @@ describe('an empty wallet', () => {
     });
   });
 
-  test('that is topped up lets the chat go on', async () => {
+  test('that is topped up lets the chat go on by itself, from where it stood', async () => {
     const { chat, socket } = await begin('assistant', 'topped-up', poor);
     provider.setScript([
       { reply: 'Spent.', usage: { prompt_tokens: 900, completion_tokens: 200 } },
-      { reply: 'Back again.' },
+      { reply: 'Here you are.' },
     ]);
     socket.say('Spend it all', 'one');
     await socket.untilRunComplete();
     socket.say('And more', 'two');
     expect((await socket.untilRunComplete(2)).data.result).toBe('out_of_funds');
-    const credit = { app_id: 'acme', amount: 5000, reason: 'top-up' };
-    await poor.post('/api/tokens/topped-up/credit', credit, { 'idempotency-key': 'top-up-1' });
-    socket.say('Now?', 'three');
+    const top = { app_id: 'acme', amount: 5000, reason: 'top-up' };
+    await poor.post('/api/tokens/topped-up/credit', top, { 'idempotency-key': 'top-up-1' });
     expect((await socket.untilRunComplete(3)).data.result).toBe('success');
-    expect((await sessionOf(chat, poor)).status).toBe('completed');
+    expect(agentTexts(socket).map(({ data }) => data.content)).toEqual(['Spent.', 'Here you are.']);
+    expect(provider.requests.at(-1)?.messages.at(-1)).toEqual({ role: 'user', content: 'And more' });
+    expect(await sessionOf(chat, poor)).toMatchObject({ status: 'completed', pause_reason: null });
     expectGapless(socket);
   });
 
