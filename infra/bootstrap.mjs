@@ -1,6 +1,7 @@
-// Behind `npm start`, `npm test`, `npm run bench` and `npm run build`: makes the checkout runnable (packages, compiled
-// server, built ChatUI), each only when something changed, and runs the wanted program. Plain JavaScript without
-// packages, because it runs before there are any, and because the oldest Node supported cannot run TypeScript.
+// Behind `npm start`, `npm test`, `npm run bench`, `npm run verify` and `npm run build`: makes the checkout runnable
+// (packages, compiled server, built ChatUI), each only when something changed, and runs the wanted program. Plain
+// JavaScript without packages, because it runs before there are any, and because the oldest Node supported cannot run
+// TypeScript.
 import { buildChatUi, buildServer } from './bootstrap/build.mjs';
 import { BootstrapError } from './bootstrap/bootstrap-error.mjs';
 import { installPackages } from './bootstrap/packages.mjs';
@@ -11,6 +12,7 @@ const programs = {
   start: 'dist/infra/main.js',
   test: 'dist/tests/support/run-tests.js',
   bench: 'dist/bench/main.js',
+  verify: 'dist/infra/verify.js',
   build: undefined,
 };
 

@@ -294,7 +294,8 @@ export function openCollections(database: Db): Collections {
 
 const indexes: { [Name in keyof Collections]: IndexDescription[] } = {
   sessions: [
-    { key: { app_id: 1, user_id: 1, workflow_name: 1, last_updated_at: -1 } },
+    // Without `last_updated_at`: every write would move an index entry, and a user's chats are few enough to sort.
+    { key: { app_id: 1, user_id: 1, workflow_name: 1 } },
     { key: { app_id: 1, user_id: 1 }, partialFilterExpression: { status: 'paused' } },
     { key: { 'run.lease_until': 1 }, partialFilterExpression: { run: { $type: 'object' } } },
   ],

@@ -1,6 +1,6 @@
 import type { Envelope, RunResult } from '../contracts/agent-events.ts';
 import { isZero, totalOf } from '../usage/token-counts.ts';
-import { type AgentTurns, countUnaccounted } from '../usage/turn-accounts.ts';
+import { type AgentTurns, compactTurns, countUnaccounted, newTurns } from '../usage/turn-accounts.ts';
 import type { RunAccount, SessionDocument, TotalsDocument } from './collections.ts';
 import { FrameEmitter } from './frame-emitter.ts';
 import { newShare } from './new-session.ts';
@@ -233,8 +233,9 @@ function recordTaskMetrics(
 export function turnsOf(run: RunAccount, agent: string): AgentTurns {
   let turns = run.agents.find((each) => each.agent === agent);
   if (turns === undefined) {
-    turns = { agent, replies: [], summaries: [] };
+    turns = newTurns(agent);
     run.agents.push(turns);
   }
+  compactTurns(turns);
   return turns;
 }

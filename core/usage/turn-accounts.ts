@@ -10,15 +10,47 @@ export type AgentTurns = {
   replies: number[];
   /** Summaries of the agent's clients; `tokens` includes cached completions, which are accounted for at no cost. */
   summaries: { seq: number; client: string; tokens: number }[];
+  /** Up to which sequence number a long run's older half was settled, and how many replies of it are unaccounted. */
+  settled: { until: number; unaccounted: number };
 };
+
+export const newTurns = (agent: string): AgentTurns => ({
+  agent,
+  replies: [],
+  summaries: [],
+  settled: { until: -1, unaccounted: 0 },
+});
+
+const mostSummaries = 96;
+
+/**
+ * Settles the older half of long lists (changed in place), but for each client's last reading there, which the next
+ * one is compared with. What arrives later for that half is too late to be placed.
+ */
+export function compactTurns(turns: AgentTurns): void {
+  if (turns.summaries.length <= mostSummaries) return;
+  const unaccounted = countUnaccounted(turns);
+  const replies = turns.replies.toSorted((a, b) => a - b);
+  const summaries = turns.summaries.toSorted((a, b) => a.seq - b.seq);
+  const middle =
+    replies[Math.floor(replies.length / 2) - 1] ?? summaries[Math.floor(summaries.length / 2)]?.seq ?? 0;
+  const until = Math.max(middle, turns.settled.until);
+  turns.replies = replies.filter((reply) => reply > until);
+  const lastOf = new Map(
+    summaries.filter(({ seq }) => seq <= until).map((summary) => [summary.client, summary]),
+  );
+  turns.summaries = [...lastOf.values(), ...summaries.filter(({ seq }) => seq > until)];
+  turns.settled = { until, unaccounted: 0 };
+  turns.settled = { until, unaccounted: unaccounted - countUnaccounted(turns) };
+}
 
 /** Replies of `turns` that no summary accounts for. */
 export function countUnaccounted(turns: AgentTurns): number {
   const replies = turns.replies.toSorted((a, b) => a - b);
   const summaries = withGrowth(turns.summaries);
-  let unaccounted = 0;
+  let unaccounted = turns.settled.unaccounted;
   for (const [index, reply] of replies.entries()) {
-    const from = replies[index - 1] ?? -1;
+    const from = replies[index - 1] ?? turns.settled.until;
     const until = replies[index + 1] ?? Infinity;
     const own = summaries.filter(({ seq }) => seq > from && seq < until);
     if (own.some(({ grew }) => grew)) continue;
