@@ -92,7 +92,7 @@ export async function startApp(options: AppOptions): Promise<App> {
   const { persistence, wallets, budgets, collections, writer } = storage;
   const performance = new PerformanceManager(persistence, now);
   const dispatcher = new UnifiedEventDispatcher<EventRecord>({
-    usage_summary: (event, isFresh) => performance.recordTokenUsage(event, isFresh),
+    usage: (event, isFresh) => performance.recordTokenUsage(event, isFresh),
     other: (event, isFresh) => persistence.appendEvent(event, isFresh),
   });
 

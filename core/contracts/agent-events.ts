@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { agentNameSchema, idSchema, timestampSchema } from './ids.ts';
-import { usageSummaryContentSchema } from './usage.ts';
+import { callUsageContentSchema, usageSummaryContentSchema } from './usage.ts';
 
 const uuid = z.string().min(1).max(200);
 const text = z.union([z.string(), z.number(), z.boolean()]).nullable();
@@ -58,6 +58,7 @@ export const groupChatRunChatEventSchema = event('group_chat_run_chat', {
 });
 
 const usageSummaryEvent = z.object({ type: z.literal('usage_summary'), content: usageSummaryContentSchema });
+const callUsageEvent = z.object({ type: z.literal('call_usage'), content: callUsageContentSchema });
 
 export const inputRequestEventSchema = event('input_request', {
   prompt: z.string(),
@@ -125,6 +126,7 @@ export const knownAgentEventSchema = z.discriminatedUnion('type', [
   executedFunctionEventSchema,
   groupChatRunChatEventSchema,
   usageSummaryEvent,
+  callUsageEvent,
   inputRequestEventSchema,
   inputResponseEventSchema,
   terminationEventSchema,

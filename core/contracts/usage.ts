@@ -38,6 +38,21 @@ export const usageSummaryContentSchema = z.object({
 });
 export type UsageSummaryContent = z.infer<typeof usageSummaryContentSchema>;
 
+/**
+ * What one call spent, for producers that count by the call and not by the counter (AG2 1.x). Each `uuid` is counted
+ * once; a run is counted one way or the other, never both.
+ */
+export const callUsageContentSchema = z.object({
+  uuid: z.string().min(1).max(200),
+  model: modelNameSchema,
+  prompt_tokens: tokenCountSchema,
+  completion_tokens: tokenCountSchema,
+  cached_tokens: tokenCountSchema.default(0),
+  cache_write_tokens: tokenCountSchema.default(0),
+  reasoning_tokens: tokenCountSchema.default(0),
+});
+export type CallUsageContent = z.infer<typeof callUsageContentSchema>;
+
 /** Totals as people see them. `total_cost` is US dollars for display; money is kept in integer nano-dollars. */
 export const usageTotalsSchema = z.strictObject({
   total_tokens: z.int(),

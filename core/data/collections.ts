@@ -31,6 +31,8 @@ export type RunAccount = {
   run_id: string;
   started_at: Date;
   result: RunResult | null;
+  /** How its usage is counted: by counters or by calls. Never both, or it would be counted twice. */
+  accounting: 'usage_summary' | 'call_usage' | null;
   turns: number;
   shares: (UsageShare & { agent: string; model: string })[];
   agents: AgentTurns[];
@@ -90,6 +92,8 @@ export type SessionDocument = {
     spilled: boolean;
     /** How far final marks stand above billing marks. */
     final_excess: TokenCounts;
+    /** What was counted by the call; the marks hold the rest. */
+    call_counts: { model: string; counts: TokenCounts }[];
     runs: RunAccount[];
   };
 };

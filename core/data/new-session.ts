@@ -46,7 +46,14 @@ export function newSession(identity: ChatIdentity, now: Date, incrementalDebits:
         usage_mismatch: false,
       },
     },
-    usage_state: { marks: [], unmetered: [], spilled: false, final_excess: zeroCounts(), runs: [] },
+    usage_state: {
+      marks: [],
+      unmetered: [],
+      spilled: false,
+      final_excess: zeroCounts(),
+      call_counts: [],
+      runs: [],
+    },
   };
 }
 

@@ -187,11 +187,20 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
     ((app_id ?? found.app_id) !== found.app_id || (user_id ?? found.user_id) !== found.user_id)
   )
     return { outcome: 'refused', code: 'wrong_chat', reason: 'the chat belongs to another app or user' };
-  if (found !== undefined && known?.type === 'usage_summary' && wouldOverflow(found, known.content))
+  const usage = known?.type === 'usage_summary' || known?.type === 'call_usage' ? known : null;
+  if (found !== undefined && usage !== null && wouldOverflow(found, usage))
     return {
       outcome: 'refused',
       code: 'invalid_usage',
       reason: 'the chat would count more than 2^53 - 1 tokens',
+    };
+  const accounting =
+    found?.usage_state.runs.find(({ run_id }) => run_id === envelope.run_id)?.accounting ?? null;
+  if (usage !== null && accounting !== null && accounting !== usage.type)
+    return {
+      outcome: 'refused',
+      code: 'mixed_usage',
+      reason: `this run is counted by ${accounting}; a ${usage.type} beside it would count twice`,
     };
   const session =
     found ??
@@ -232,6 +241,7 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
 
 /** The models an event may be charged for. An event of another kind concerns none in particular. */
 function modelsOf({ known }: IncomingEvent): string[] {
+  if (known?.type === 'call_usage') return [known.content.model];
   if (known?.type !== 'usage_summary') return [''];
   const { actual, total } = known.content;
   return [...new Set([...(actual.usages ?? []), ...(total.usages ?? [])].map(({ model }) => model))];

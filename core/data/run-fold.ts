@@ -27,6 +27,7 @@ export function openRun(
     run_id: envelope.run_id,
     started_at: new Date(envelope.ts),
     result: null,
+    accounting: null,
     turns: 0,
     shares: [],
     agents: [],

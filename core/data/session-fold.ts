@@ -19,7 +19,7 @@ import type {
 import { FrameEmitter } from './frame-emitter.ts';
 import type { WindowOf } from './spending.ts';
 import { completeRun, openRun, turnsOf } from './run-fold.ts';
-import { recordFailedCall, recordUsage } from './usage-fold.ts';
+import { recordCallUsage, recordFailedCall, recordUsage } from './usage-fold.ts';
 
 /**
  * What an event does to its chat, pure: given a session, its wallet and an event it says every write and every frame.
@@ -111,6 +111,8 @@ function actOn(event: KnownAgentEvent, step: Step): FoldNote[] {
   switch (event.type) {
     case 'usage_summary':
       return recordUsage(event.content, step);
+    case 'call_usage':
+      return recordCallUsage(event.content, step);
     case 'text': {
       const { sender, role } = event.content;
       if (role === 'user' || isUserSpeaker(sender) || !isLlmSpeaker(sender)) return [];

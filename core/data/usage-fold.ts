@@ -1,5 +1,14 @@
 import type { KnownAgentEvent } from '../contracts/agent-events.ts';
-import { addCounts, growthOf, isZero, type TokenCounts, totalOf, zeroCounts } from '../usage/token-counts.ts';
+import type { CallUsageContent } from '../contracts/usage.ts';
+import {
+  addCounts,
+  countsOf,
+  growthOf,
+  isZero,
+  type TokenCounts,
+  totalOf,
+  zeroCounts,
+} from '../usage/token-counts.ts';
 import { type ModelDelta, recordObservation } from '../usage/usage-delta.ts';
 import type { HoldDocument, SessionDocument, UsageShare } from './collections.ts';
 import type { FrameEmitter } from './frame-emitter.ts';
@@ -11,11 +20,13 @@ import { crossedThreshold, debit, refillIfLow } from './wallet-ledger.ts';
 
 /** What a usage summary does to a chat, pure: growth becomes a ledger line, the wallet, the totals and a frame. */
 type UsageContent = Extract<KnownAgentEvent, { type: 'usage_summary' }>['content'];
+export type UsageEvent = Extract<KnownAgentEvent, { type: 'usage_summary' | 'call_usage' }>;
 
 export function recordUsage(content: UsageContent, step: Step): FoldNote[] {
   const { draft, envelope, run } = step;
   const { usage_state, real_time_tracking } = draft.session;
   const meter = envelope.meter ?? null;
+  run.accounting = 'usage_summary';
   const agent = meter?.agent ?? envelope.agent ?? 'unknown';
   const { deltas, finalExcessChange } = recordObservation(usage_state, {
     run_id: envelope.run_id,
@@ -55,6 +66,30 @@ function settleHold(holdId: string, { draft, context }: Step): HoldDocument | un
   const hold = spending.takeHold(holdId);
   if (hold !== undefined) writes.ledger.push(releaseHold(hold, wallet, spending.findWindow, context.now));
   return hold;
+}
+
+/** Counts what one call spent; the event's id keeps it from being counted twice. */
+export function recordCallUsage(content: CallUsageContent, step: Step): FoldNote[] {
+  const { draft, envelope, run } = step;
+  const agent = envelope.meter?.agent ?? envelope.agent ?? 'unknown';
+  run.accounting = 'call_usage';
+  turnsOf(run, agent).summaries.push({
+    seq: envelope.seq,
+    client: content.uuid,
+    tokens: content.prompt_tokens + content.completion_tokens,
+  });
+  const hold = envelope.meter?.hold_id === undefined ? undefined : settleHold(envelope.meter.hold_id, step);
+  const counts = countsOf(content);
+  if (isZero(counts)) return [];
+  const { call_counts } = draft.session.usage_state;
+  const counted = call_counts.find(({ model }) => model === content.model);
+  if (counted === undefined) call_counts.push({ model: content.model, counts });
+  else counted.counts = addCounts(counted.counts, counts);
+  return debitUsage(
+    [{ model: content.model, counts }],
+    { agent, hold, reported_cost: null, reason: null },
+    step,
+  );
 }
 
 type DebitFacts = {
@@ -246,10 +281,14 @@ export function trueUp(step: Step): void {
   );
 }
 
-/** Whether counting this summary could take the chat's totals beyond what JSON numbers hold exactly. */
-export function wouldOverflow(session: SessionDocument, content: UsageContent): boolean {
+/** Whether counting these tokens could take the chat's totals beyond what JSON numbers hold exactly. */
+export function wouldOverflow(session: SessionDocument, event: UsageEvent): boolean {
   const limit = BigInt(Number.MAX_SAFE_INTEGER) - session.real_time_tracking.tokens.total_tokens;
-  return [content.actual.usages, content.total.usages].some((usages) => {
+  const sides =
+    event.type === 'call_usage'
+      ? [[event.content]]
+      : [event.content.actual.usages, event.content.total.usages];
+  return sides.some((usages) => {
     const counts = (usages ?? []).map(
       (usage) => BigInt(usage.prompt_tokens) + BigInt(usage.completion_tokens),
     );

@@ -1,4 +1,5 @@
 import type { z } from 'zod';
+import { readAg2V1Event } from './ag2-v1-dialect.ts';
 import {
   type Envelope,
   envelopeSchema,
@@ -26,7 +27,8 @@ export type RefusalCode =
   | 'event_from_future'
   | 'event_too_old'
   | 'unknown_chat'
-  | 'wrong_chat';
+  | 'wrong_chat'
+  | 'mixed_usage';
 
 /** A producer's clock may be this far ahead, and its events this late. */
 const futureToleranceMs = 5 * 60 * 1000;
@@ -35,6 +37,8 @@ const oldestEventMs = 35 * 24 * 60 * 60 * 1000;
 const knownTypes: ReadonlySet<string> = new Set(
   knownAgentEventSchema.options.map((option) => option.shape.type.value),
 );
+
+const usageTypes: ReadonlySet<string> = new Set(['usage_summary', 'call_usage']);
 
 export function readEvent(input: unknown, now: Date): { event: IncomingEvent } | { refused: RefusedEvent } {
   const parsed = envelopeSchema.safeParse(input);
@@ -61,13 +65,23 @@ export function readEvent(input: unknown, now: Date): { event: IncomingEvent } |
         reason: `ts is ${Math.floor(age / 86_400_000)} days ago; at most 35 days are taken`,
       },
     };
+  if (envelope.dialect.startsWith('ag2/')) return readForeign(envelope, uuid);
   if (!knownTypes.has(envelope.event.type)) return { event: { envelope, uuid, known: null } };
   const known = knownAgentEventSchema.safeParse(envelope.event);
   if (!known.success) {
-    const code = envelope.event.type === 'usage_summary' ? 'invalid_usage' : 'invalid_event';
+    const code = usageTypes.has(envelope.event.type) ? 'invalid_usage' : 'invalid_event';
     return { refused: { uuid, code, reason: describeIssues(known.error) } };
   }
   return { event: { envelope, uuid, known: known.data } };
+}
+
+/** AG2 1.x speaks otherwise; what it says is told in classic AG2's terms where they have one. */
+function readForeign(envelope: Envelope, uuid: string): { event: IncomingEvent } | { refused: RefusedEvent } {
+  const reading = readAg2V1Event(envelope);
+  if (reading === null) return { event: { envelope, uuid, known: null } };
+  if ('refused' in reading) return { refused: { uuid, ...reading.refused } };
+  if ('known' in reading) return { event: { envelope, uuid, known: reading.known } };
+  return { event: { envelope, uuid, known: { type: 'call_usage', content: reading.usage } } };
 }
 
 function describeIssues(error: z.ZodError): string {

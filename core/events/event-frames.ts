@@ -109,6 +109,7 @@ export function framesOfEvent(event: KnownAgentEvent, envelope: Envelope, now: D
     case 'tool_response':
     case 'termination':
     case 'usage_summary':
+    case 'call_usage':
     case 'call_interrupted':
     case 'run_completion':
       return [];

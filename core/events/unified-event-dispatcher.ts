@@ -5,7 +5,7 @@ import { type IncomingEvent, readEvent, type RefusedEvent } from './ag2-dialect.
  * and goes to the one handler of its kind. What came of it travels back as the return value.
  */
 export type EventHandlers<Outcome> = {
-  usage_summary: (event: IncomingEvent, isFresh: boolean) => Promise<Outcome>;
+  usage: (event: IncomingEvent, isFresh: boolean) => Promise<Outcome>;
   other: (event: IncomingEvent, isFresh: boolean) => Promise<Outcome>;
 };
 
@@ -41,10 +41,13 @@ export class UnifiedEventDispatcher<Outcome> {
         const read = readEvent(input, now);
         if ('refused' in read) return { refused: read.refused };
         const { event } = read;
-        const handler =
-          event.known?.type === 'usage_summary' ? this.#handlers.usage_summary : this.#handlers.other;
+        const handler = isUsage(event) ? this.#handlers.usage : this.#handlers.other;
         return { uuid: event.uuid, chat_id: event.envelope.chat_id, recorded: await handler(event, isFresh) };
       }),
     );
   }
+}
+
+function isUsage({ known }: IncomingEvent): boolean {
+  return known?.type === 'usage_summary' || known?.type === 'call_usage';
 }

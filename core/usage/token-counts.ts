@@ -30,7 +30,7 @@ export function zeroCounts(): TokenCounts {
   };
 }
 
-export function countsOf(usage: ModelUsage): TokenCounts {
+export function countsOf(usage: Omit<ModelUsage, 'model'>): TokenCounts {
   return {
     prompt_tokens: BigInt(usage.prompt_tokens),
     completion_tokens: BigInt(usage.completion_tokens),

@@ -56,7 +56,7 @@ export async function openTestStorage(
     prices,
     openPeer: () => open('test-peer'),
     dispatcher: new UnifiedEventDispatcher<EventRecord>({
-      usage_summary: (event, isFresh) => persistence.saveUsageSummary(event, isFresh),
+      usage: (event, isFresh) => persistence.saveUsageSummary(event, isFresh),
       other: (event, isFresh) => persistence.appendEvent(event, isFresh),
     }),
     close: async () => {
