@@ -66,3 +66,28 @@ export const priceCodec = z.codec(priceJsonSchema, priceSchema, {
     reasoning_pico_usd: Number(price.reasoning_pico_usd),
   }),
 });
+
+/** A price to set. What is not named costs what it is a part of: cached input what input costs, reasoning what output costs. */
+export const priceRequestSchema = z.strictObject({
+  // Versions of everyone's prices begin with this word.
+  app_id: idSchema
+    .refine((id) => id !== 'everyone', 'is a reserved word')
+    .nullable()
+    .default(null),
+  model: modelNameSchema,
+  /** Now, when it is not given. */
+  effective_from: timestampSchema.optional(),
+  input_pico_usd: picoUsdJson,
+  output_pico_usd: picoUsdJson,
+  cached_input_pico_usd: picoUsdJson.optional(),
+  cache_write_pico_usd: picoUsdJson.optional(),
+  reasoning_pico_usd: picoUsdJson.optional(),
+  source: priceFacts.source.default('api'),
+});
+export type PriceRequest = z.infer<typeof priceRequestSchema>;
+
+export const priceListSchema = z.strictObject({
+  prices: z.array(priceJsonSchema),
+  /** What a call to the model asked for costs now; null when it has no price, or none was asked for. */
+  current: priceJsonSchema.nullable(),
+});

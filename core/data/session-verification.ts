@@ -41,11 +41,8 @@ const markSchema = z.object({
   model: z.string(),
   billed: z.object(counts),
 });
-const unmeteredSchema = z.object({
-  run_id: z.string(),
-  agent: z.string(),
-  billed: z.array(z.object({ model: z.string(), counts: z.object(counts) })),
-});
+const billedSchema = z.object({ model: z.string(), counts: z.object(counts) });
+const unmeteredSchema = z.object({ run_id: z.string(), agent: z.string(), billed: z.array(billedSchema) });
 const sessionSchema = z.object({
   _id: z.string(),
   app_id: z.string(),
@@ -58,7 +55,11 @@ const sessionSchema = z.object({
       by_model: z.array(z.object({ ...share, model: z.string() })),
     }),
   }),
-  usage_state: z.object({ marks: z.array(markSchema), unmetered: z.array(unmeteredSchema) }),
+  usage_state: z.object({
+    marks: z.array(markSchema),
+    unmetered: z.array(unmeteredSchema),
+    call_counts: z.array(billedSchema),
+  }),
 });
 type Session = z.infer<typeof sessionSchema>;
 const projection = {
@@ -67,6 +68,7 @@ const projection = {
   last_sequence: 1,
   'real_time_tracking.tokens': 1,
   'usage_state.marks': 1,
+  'usage_state.call_counts': 1,
   'usage_state.unmetered.run_id': 1,
   'usage_state.unmetered.agent': 1,
   'usage_state.unmetered.billed': 1,
@@ -156,9 +158,10 @@ export async function verifyChatsNamed(
 
 function newAccount(session: Session): Account {
   const marked = new Map<string, TokenCounts>();
-  for (const { model, billed } of session.usage_state.marks) addMark(marked, model, billed);
-  for (const { billed } of session.usage_state.unmetered)
-    for (const { model, counts: own } of billed) addMark(marked, model, own);
+  const { marks, unmetered, call_counts } = session.usage_state;
+  for (const { model, billed } of marks) addMark(marked, model, billed);
+  for (const { model, counts: own } of [...unmetered.flatMap(({ billed }) => billed), ...call_counts])
+    addMark(marked, model, own);
   return {
     session,
     total: noUsage(),

@@ -3,17 +3,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Envelope, RunResult } from '../contracts/agent-events.ts';
 import type { SpokenText } from '../data/event-log.ts';
 import type { ChatIdentity } from '../data/new-session.ts';
-import { type Blocked, explainBlock, type HoldOutcome } from '../data/spending.ts';
-import { type CallEstimate, holdIdFor } from '../data/wallet-manager.ts';
-import type { Logger } from '../observability/logging.ts';
+import { type Blocked, explainBlock } from '../data/spending.ts';
+import { AgentTurns, type ReservedTurn, type TurnOptions } from './agent-turn.ts';
 import { EnvelopeFactory } from './envelope-factory.ts';
-import type { LiveStream } from './live-stream.ts';
-import { type ChatMessage, type Completion, LlmError, type LlmClient } from './llm-client.ts';
 import { nextSpeaker } from './orchestration-patterns.ts';
-import type { TokenCounter } from './token-counter.ts';
-import { UsageMeter } from './usage-meter.ts';
+import type { UsageMeter } from './usage-meter.ts';
 import type { WorkflowCatalog } from './workflow-catalog.ts';
-import type { AgentDefinition, Workflow } from './workflow-definition.ts';
+import type { Workflow } from './workflow-definition.ts';
 
 /**
  * Runs workflows. A chat is idle until its user writes; then a run begins, agents speak in the order of the
@@ -24,26 +20,13 @@ import type { AgentDefinition, Workflow } from './workflow-definition.ts';
  * Everything an agent does is published as AG2 events. A step's events become durable together before the next step
  * begins; words in between only pass through the live stream.
  */
-export type EngineOptions = {
+export type EngineOptions = TurnOptions & {
   workflows: WorkflowCatalog;
-  llm: LlmClient;
-  live: LiveStream;
   /** Hands envelopes to the dispatcher; answers in order. */
   publish: (envelopes: readonly Envelope[], isFresh: boolean) => Promise<readonly PublishedEvent[]>;
-  holds: Holds;
-  countTokens: TokenCounter;
   /** The last `limit` messages of a chat, oldest first. */
   readTexts: (chatId: string, limit: number) => Promise<SpokenText[]>;
-  newId: () => string;
   now: () => Date;
-  log: Logger;
-};
-
-/** Reservations over wallet and budgets: made before each model call, settled by its usage or given back. */
-export type Holds = {
-  place: (call: CallEstimate) => Promise<HoldOutcome>;
-  release: (holdId: string, reason: string) => Promise<void>;
-  renew: (holdIds: readonly string[]) => Promise<void>;
 };
 
 export type PublishedEvent =
@@ -61,16 +44,6 @@ type ActiveRun = {
   next: UserMessage | null;
 };
 
-/** One model call to come: who is asked what, and the reservation it runs under. */
-type Turn = {
-  agent: AgentDefinition;
-  model: string;
-  messages: ChatMessage[];
-  maxTokens: number;
-  holdId: string;
-};
-type ReservedTurn = { turn: Turn; hold: HoldOutcome };
-
 /** Where a run begins: at its start, or where one stood that ran out of funds. */
 type RunStart = { history: SpokenText[]; spoken: string[]; first: ReservedTurn | null };
 
@@ -82,34 +55,21 @@ export class EngineStoppingError extends Error {
   }
 }
 
-/** Failures after which the provider may have worked all the same; a refusal costs nothing. */
-const mayHaveCost: ReadonlySet<string> = new Set(['cancelled', 'provider_timeout']);
-
 const historyLimit = 200;
-const renewMs = 60_000;
 
 /** Numbers of a run that another process began; its own are far below. */
 const seqAfterRestart = 1_000_000;
-
-/** The cap on a reply's tokens where an agent names none; it is reserved, and sent to the provider. */
-const defaultMaxTokens = 4_096;
 
 export class OrchestrationEngine {
   readonly #options: EngineOptions;
   readonly #active = new Map<string, ActiveRun>();
   readonly #submissions = new Map<string, Promise<unknown>>();
-  readonly #heldCalls = new Set<string>();
-  readonly #renewal: NodeJS.Timeout;
+  readonly #turns: AgentTurns;
   #isStopping = false;
 
   constructor(options: EngineOptions) {
     this.#options = options;
-    this.#renewal = setInterval(() => {
-      options.holds
-        .renew([...this.#heldCalls])
-        .catch((cause: unknown) => options.log.warn({ err: cause }, 'reservations were not renewed'));
-    }, renewMs);
-    this.#renewal.unref();
+    this.#turns = new AgentTurns(options);
   }
 
   get activeRunCount(): number {
@@ -154,7 +114,7 @@ export class OrchestrationEngine {
   /** Takes no more messages, gives runs `graceMs` to end, then cancels them and waits for their last words. */
   async stop(graceMs = 0): Promise<void> {
     this.#isStopping = true;
-    clearInterval(this.#renewal);
+    this.#turns.stop();
     const runs = [...this.#active.values()];
     const allDone = Promise.all(runs.map(({ done }) => done));
     if (graceMs > 0) await Promise.race([allDone, delay(graceMs, undefined, { ref: false })]);
@@ -208,7 +168,7 @@ export class OrchestrationEngine {
       { agent: 'user', content: message.content },
     ];
     const agent = nextSpeaker(workflow, []);
-    const turn = agent === null ? null : this.#plan(chat, workflow, agent, history, run, 1);
+    const turn = agent === null ? null : this.#turns.plan(chat, workflow, agent, history, run.runId, 1);
     // All ids follow from the message's own, so a message that arrives twice, at any node, is one message and one run.
     const [[published], hold] = await Promise.all([
       this.#publish(
@@ -220,11 +180,11 @@ export class OrchestrationEngine {
         ],
         false,
       ),
-      turn === null ? null : this.#reserve(chat, run, turn),
+      turn === null ? null : this.#turns.reserve(chat, run.runId, turn),
     ]);
     const first = turn === null || hold === null ? null : { turn, hold };
     if (published?.outcome !== 'recorded') {
-      await this.#giveBack(first, 'the message was a repeat');
+      await this.#turns.giveBack(first, 'the message was a repeat');
       return 'repeated';
     }
     this.#begin(chat, run, { history, spoken: [], first });
@@ -265,13 +225,13 @@ export class OrchestrationEngine {
     const workflow = this.#workflowOf(chat);
     const agent = nextSpeaker(workflow, spoken);
     if (agent === null) return 'repeated';
-    const turn = this.#plan(chat, workflow, agent, history, run, 1);
+    const turn = this.#turns.plan(chat, workflow, agent, history, run.runId, 1);
     const [[published], hold] = await Promise.all([
       this.#publish([run.envelopes.selectSpeaker(agent.name, announcementId)], false),
-      this.#reserve(chat, run, turn),
+      this.#turns.reserve(chat, run.runId, turn),
     ]);
     if (published?.outcome !== 'recorded') {
-      await this.#giveBack({ turn, hold }, 'the run was taken up already');
+      await this.#turns.giveBack({ turn, hold }, 'the run was taken up already');
       return 'repeated';
     }
     this.#begin(chat, run, { history, spoken, first: { turn, hold } });
@@ -339,15 +299,15 @@ export class OrchestrationEngine {
         if (controller.signal.aborted) {
           await Promise.all([
             end('stopped', String(controller.signal.reason)),
-            this.#giveBack(reserved, 'stopped'),
+            this.#turns.giveBack(reserved, 'stopped'),
           ]);
           return;
         }
-        const taken = await this.#takeTurn(chat, turn, run, meters);
+        const taken = await this.#turns.take(chat, turn, { envelopes, signal: controller.signal }, meters);
         if ('failed' in taken) {
           await Promise.all([
             end(taken.result, taken.reason, taken.failed),
-            this.#giveBack(reserved, taken.reason),
+            this.#turns.giveBack(reserved, taken.reason),
           ]);
           return;
         }
@@ -360,11 +320,11 @@ export class OrchestrationEngine {
         if (following === null) {
           await Promise.all([
             end('success', 'every agent has spoken', taken.events),
-            this.#giveBack(settled, 'the provider reported no usage'),
+            this.#turns.giveBack(settled, 'the provider reported no usage'),
           ]);
           return;
         }
-        const next = this.#plan(chat, workflow, following, history, run, spoken.length + 1);
+        const next = this.#turns.plan(chat, workflow, following, history, run.runId, spoken.length + 1);
         // In one batch: what was used is settled, then the next call is reserved for.
         const [, nextHold] = await Promise.all([
           this.#publish([
@@ -372,8 +332,8 @@ export class OrchestrationEngine {
             envelopes.afterWork(turn.agent.name, following.name),
             envelopes.selectSpeaker(following.name),
           ]),
-          this.#reserve(chat, run, next),
-          this.#giveBack(settled, 'the provider reported no usage'),
+          this.#turns.reserve(chat, run.runId, next),
+          this.#turns.giveBack(settled, 'the provider reported no usage'),
         ]);
         reserved = { turn: next, hold: nextHold };
       }
@@ -390,121 +350,8 @@ export class OrchestrationEngine {
           },
         ),
       ]);
-      await this.#giveBack(reserved, 'an internal error');
+      await this.#turns.giveBack(reserved, 'an internal error');
     }
-  }
-
-  async #takeTurn(
-    chat: ChatIdentity,
-    { agent, model, messages, maxTokens, holdId }: Turn,
-    { envelopes, controller }: ActiveRun,
-    meters: Map<string, UsageMeter>,
-  ): Promise<
-    | { text: string; events: Envelope[]; isMetered: boolean }
-    | { failed: Envelope[]; result: RunResult; reason: string }
-  > {
-    const { llm, live, newId, log } = this.#options;
-    const messageId = newId();
-    let said = '';
-    // What the provider reported is billed, whether the call went well or not.
-    const metered = (
-      { model: reportedModel, usage }: Pick<Completion, 'model' | 'usage'>,
-      latencyMs: number,
-    ): Envelope[] => {
-      if (usage === null) return [];
-      const meter = meters.get(agent.name) ?? new UsageMeter(newId());
-      meters.set(agent.name, meter);
-      meter.add(reportedModel, usage);
-      this.#heldCalls.delete(holdId);
-      return [envelopes.usageSummary(agent.name, meter, latencyMs, holdId)];
-    };
-    try {
-      const completion = await llm.streamChat({
-        model,
-        messages,
-        temperature: agent.temperature,
-        max_tokens: maxTokens,
-        signal: controller.signal,
-        onDelta: (delta) => {
-          said += delta;
-          live.append({ chat_id: chat.chat_id, message_id: messageId, agent: agent.name, delta });
-        },
-      });
-      return {
-        text: completion.text,
-        events: [
-          ...metered(completion, completion.latencyMs),
-          envelopes.agentText(agent.name, completion.text, messageId, false),
-        ],
-        isMetered: completion.usage !== null,
-      };
-    } catch (cause) {
-      if (!(cause instanceof LlmError)) throw cause;
-      // Cut off before a word and without usage: what it cost is not known, and that must not look like nothing.
-      const isUnknown = said === '' && cause.reported.usage === null && mayHaveCost.has(cause.code);
-      const words = [
-        ...(isUnknown ? [envelopes.callInterrupted(agent.name, cause.code)] : []),
-        ...metered(cause.reported, cause.latencyMs),
-        ...(said === '' ? [] : [envelopes.agentText(agent.name, said, messageId, true)]),
-      ];
-      if (said === '') live.drop({ chat_id: chat.chat_id, message_id: messageId });
-      if (cause.code === 'cancelled')
-        return { failed: words, result: 'stopped', reason: String(controller.signal.reason) };
-      log.warn(
-        { chat_id: chat.chat_id, agent: agent.name, model, code: cause.code, err: cause.cause },
-        'a model call failed',
-      );
-      const error = envelopes.error(agent.name, cause.message, {
-        error_type: cause.code,
-        retryable: cause.retryable,
-        details: { agent: agent.name, model },
-        llm_call: { model, latency_ms: Math.round(cause.latencyMs) },
-      });
-      return { failed: [...words, error], result: 'error', reason: cause.message };
-    }
-  }
-
-  #plan(
-    chat: ChatIdentity,
-    workflow: Workflow,
-    agent: AgentDefinition,
-    history: readonly SpokenText[],
-    run: ActiveRun,
-    call: number,
-  ): Turn {
-    return {
-      agent,
-      model: agent.model ?? this.#options.llm.defaultModel,
-      messages: promptOf(workflow, agent, history),
-      maxTokens: agent.max_tokens ?? defaultMaxTokens,
-      holdId: holdIdFor(chat, `${run.runId}:${call}`),
-    };
-  }
-
-  async #reserve(
-    chat: ChatIdentity,
-    run: ActiveRun,
-    { agent, model, messages, maxTokens, holdId }: Turn,
-  ): Promise<HoldOutcome> {
-    const { holds, countTokens } = this.#options;
-    const { chat_id, app_id, user_id, workflow_name } = chat;
-    const outcome = await holds.place({
-      hold_id: holdId,
-      facts: { chat_id, app_id, user_id, workflow_name, model },
-      run_id: run.runId,
-      agent: agent.name,
-      input_tokens: countTokens(messages.map(({ content }) => content)),
-      max_tokens: maxTokens,
-    });
-    if (outcome.outcome === 'held') this.#heldCalls.add(holdId);
-    return outcome;
-  }
-
-  /** Gives a reservation back that no usage settles. */
-  async #giveBack(reserved: ReservedTurn | null, reason: string): Promise<void> {
-    if (reserved?.hold.outcome !== 'held') return;
-    this.#heldCalls.delete(reserved.turn.holdId);
-    await this.#options.holds.release(reserved.turn.holdId, reason);
   }
 
   /** Publishes, waiting as long as the storage is overloaded: what an agent did must not be lost. */
@@ -559,18 +406,6 @@ export class UnknownWorkflowError extends Error {
     this.name = 'UnknownWorkflowError';
     this.workflows = workflows;
   }
-}
-
-/** An agent sees its own words as the assistant's, everyone else's as users', with the speaker named among several. */
-function promptOf(workflow: Workflow, agent: AgentDefinition, history: readonly SpokenText[]): ChatMessage[] {
-  const isGroup = workflow.agents.length > 1;
-  return [
-    { role: 'system', content: agent.system_message },
-    ...history.map(({ agent: speaker, content }): ChatMessage => {
-      if (speaker === agent.name) return { role: 'assistant', content };
-      return { role: 'user', content: isGroup && speaker !== 'user' ? `${speaker}: ${content}` : content };
-    }),
-  ];
 }
 
 /** A run's id follows from what began it, so that what began it twice begins one run. */
