@@ -93,10 +93,17 @@ export class ChatConnection {
     for (;;) {
       const frames = await readFrames(last);
       if (frames.length === 0 || !this.isOpen) break;
+      let unread = 0;
       for (const frame of frames) {
-        this.#push(JSON.stringify(frame));
+        const text = JSON.stringify(frame);
+        this.#push(text);
         last = frame.seq;
         count += 1;
+        unread += text.length;
+        // A whole page of large frames is more than a reader who does read can take in time.
+        if (unread <= this.#limits.coalesceAboveBytes) continue;
+        await this.#drained();
+        unread = 0;
       }
       await this.#drained();
     }
@@ -190,5 +197,6 @@ export class ChatConnection {
     this.#writeOut();
     while (this.isOpen && this.#socket.bufferedAmount > this.#limits.coalesceAboveBytes)
       await new Promise((resolve) => setTimeout(resolve, 10));
+    this.#slowSince = null;
   }
 }

@@ -21,6 +21,8 @@ export const textEventSchema = event('text', {
   role: z.enum(['user', 'assistant']).optional(),
   /** Ours: the reply was cut short (cancelled, or the provider failed in mid-stream). */
   partial: z.boolean().optional(),
+  /** Ours: `false` for a reply that no model was asked for (a fixed answer, a guardrail's, a nested chat's). */
+  llm: z.boolean().optional(),
 });
 
 export const toolCallEventSchema = event('tool_call', {

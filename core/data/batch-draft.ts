@@ -38,6 +38,8 @@ export class BatchDraft {
   readonly writes: BatchWrites = { events: [], ledger: [], llmUsage: [], taskMetrics: [], frames: [] };
   readonly marks: UsageMarkDocument[] = [];
   readonly notes: (FoldNote & { chat_id: string })[] = [];
+  /** Something was refused for what a document held: that must not have come from a cache gone stale. */
+  isRefusing = false;
   readonly #reads: BatchReads;
   readonly #sessions = new Map<string, SessionDocument>();
   readonly #wallets = new Map<string, WalletDocument>();

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { BudgetRequest } from '../contracts/budgets.ts';
 import type { Logger } from '../observability/logging.ts';
 import { type BudgetDocument, windowAt } from '../usage/budget.ts';
+import { idPart } from './id-part.ts';
 import { reportUsage, type UsageScope } from './usage-reports.ts';
 import type { BudgetWindowDocument, Collections } from './collections.ts';
 
@@ -107,7 +108,7 @@ export class BudgetStore {
         : BigInt(Math.round(report.total_cost_usd * 1e9));
     const subject = budget.subject === '*' ? budget.app_id : budget.subject;
     return {
-      _id: `${budget._id}|${subject}|${key}`,
+      _id: `${budget._id}|${idPart(subject)}|${key}`,
       budget_id: budget._id,
       app_id: budget.app_id,
       subject,

@@ -176,6 +176,7 @@ export class DurableWriter {
     crashPoint('after_read');
     const draft = new BatchDraft(reads, batchContext, batch.commitId);
     for (const write of writes) write.fold(draft);
+    if (draft.isRefusing && !readAll) throw new StaleReadError('the cache');
     const finished = draft.finish();
     const { sessions, wallets, windows } = finished;
     batch.draft = { draft, finished };

@@ -1,8 +1,9 @@
 import type { DurableFrame } from '../contracts/frames.ts';
+import { idPart } from './id-part.ts';
 import type { ChatEventDocument, Collections } from './collections.ts';
 
 /** Ids in `ChatEvents` are derived from the producer's own, so a repeat finds itself. */
-export const eventDocumentId = (chatId: string, uuid: string): string => `${chatId}|${uuid}`;
+export const eventDocumentId = (chatId: string, uuid: string): string => `${chatId}|${idPart(uuid)}`;
 export const runStartDocumentId = (chatId: string, runId: string): string => `${chatId}|run_start|${runId}`;
 
 /** The answer to a question has an id of its own, so a question is answered once. */

@@ -1,3 +1,4 @@
+import { idPart } from './id-part.ts';
 import type { UsageMarkDocument, SessionDocument } from './collections.ts';
 
 /**
@@ -18,7 +19,7 @@ export function spillMarks(session: SessionDocument): UsageMarkDocument[] {
       const oldest = clients.shift();
       for (const mark of state.marks.filter((each) => clientOf(each) === oldest))
         spilled.push({
-          _id: [session._id, clientOf(mark), mark.epoch, mark.model].join('|'),
+          _id: [session._id, mark.run_id, mark.client, String(mark.epoch), mark.model].map(idPart).join('|'),
           chat_id: session._id,
           run_id: mark.run_id,
           client: mark.client,
@@ -31,7 +32,7 @@ export function spillMarks(session: SessionDocument): UsageMarkDocument[] {
   if (state.unmetered.length > mostMarks)
     for (const client of state.unmetered.splice(0, state.unmetered.length - keptMarks))
       spilled.push({
-        _id: [session._id, client.run_id, client.agent, 'unmetered'].join('|'),
+        _id: `unmetered|${[session._id, client.run_id, client.agent].map(idPart).join('|')}`,
         chat_id: session._id,
         run_id: client.run_id,
         client: client.agent,

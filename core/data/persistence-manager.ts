@@ -21,6 +21,7 @@ import {
 import { jsonView } from './json-view.ts';
 import type { ChatIdentity } from './new-session.ts';
 import { foldEvent } from './session-fold.ts';
+import type { TokenCounts } from '../usage/token-counts.ts';
 import { exhausted, openBudgets } from './spending.ts';
 import { wouldOverflow } from './usage-fold.ts';
 
@@ -188,12 +189,6 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
   )
     return { outcome: 'refused', code: 'wrong_chat', reason: 'the chat belongs to another app or user' };
   const usage = known?.type === 'usage_summary' || known?.type === 'call_usage' ? known : null;
-  if (found !== undefined && usage !== null && wouldOverflow(found, usage))
-    return {
-      outcome: 'refused',
-      code: 'invalid_usage',
-      reason: 'the chat would count more than 2^53 - 1 tokens',
-    };
   const accounting =
     found?.usage_state.runs.find(({ run_id }) => run_id === envelope.run_id)?.accounting ?? null;
   if (usage !== null && accounting !== null && accounting !== usage.type)
@@ -201,6 +196,17 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
       outcome: 'refused',
       code: 'mixed_usage',
       reason: `this run is counted by ${accounting}; a ${usage.type} beside it would count twice`,
+    };
+  const { context } = draft;
+  const owner = { app_id: found?.app_id ?? app_id ?? '', user_id: found?.user_id ?? user_id ?? '' };
+  const wallet = draft.wallet(owner);
+  const costOf = (model: string, counts: TokenCounts) =>
+    context.price({ model, app_id: owner.app_id, at: new Date(envelope.ts), counts })?.cost_nano_usd ?? 0n;
+  if (usage !== null && wouldOverflow(found, wallet, usage, costOf))
+    return {
+      outcome: 'refused',
+      code: 'invalid_usage',
+      reason: 'the chat or the wallet would count more than 2^53 - 1',
     };
   const session =
     found ??
@@ -210,9 +216,8 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
       user_id: user_id ?? '',
       workflow_name: workflow_name ?? '',
     });
-  const wallet = draft.wallet(session);
   const blocking = () => {
-    const { context, spending } = draft;
+    const { spending } = draft;
     const facts = {
       app_id: session.app_id,
       user_id: session.user_id,
@@ -222,7 +227,9 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
     const budgets = modelsOf(event).flatMap((model) =>
       openBudgets(context.budgets, { ...facts, model }, context.now, spending.windowOf),
     );
-    return exhausted(wallet, budgets, context.freeTrial)?.scope ?? null;
+    const scope = exhausted(wallet, budgets, context.freeTrial)?.scope ?? null;
+    if (scope !== null) draft.isRefusing = true;
+    return scope;
   };
   if (draft.hasSeen(eventDocumentId(chat_id, uuid))) return { outcome: 'repeated', blocking: blocking() };
   const run = session.usage_state.runs.find((each) => each.run_id === envelope.run_id);

@@ -119,6 +119,7 @@ function actOn(event: KnownAgentEvent, step: Step): FoldNote[] {
       // AG2 says this in an agent's name when a context condition hands off: no model was asked.
       if (typeof event.content.content === 'string' && event.content.content.startsWith('[Handing off to '))
         return [];
+      if (event.content.llm === false) return [];
       tracking.counts.agent_turns += 1;
       run.turns += 1;
       turnsOf(run, sender).replies.push(envelope.seq);

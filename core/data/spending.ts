@@ -6,6 +6,7 @@ import {
   windowAt,
 } from '../usage/budget.ts';
 import type { BudgetWindowDocument, HoldDocument, LedgerDocument, WalletDocument } from './collections.ts';
+import { idPart } from './id-part.ts';
 import { appendLine, availableIn } from './wallet-ledger.ts';
 
 /**
@@ -58,7 +59,7 @@ export function budgetWindowsFor(
     const subject = subjectOf(budget, facts);
     if (subject === undefined) return [];
     const { key, endsAt } = windowAt(budget.window, budget.time_zone, now);
-    return [{ budget, subject, id: `${budget._id}|${subject}|${key}`, key, endsAt }];
+    return [{ budget, subject, id: `${budget._id}|${idPart(subject)}|${key}`, key, endsAt }];
   });
 }
 

@@ -6,12 +6,15 @@ import {
   growthOf,
   isZero,
   type TokenCounts,
+  tokenKinds,
   totalOf,
   zeroCounts,
 } from '../usage/token-counts.ts';
 import { type ModelDelta, recordObservation } from '../usage/usage-delta.ts';
-import type { HoldDocument, SessionDocument, UsageShare } from './collections.ts';
+import type { HoldDocument, SessionDocument, UsageShare, WalletDocument } from './collections.ts';
 import type { FrameEmitter } from './frame-emitter.ts';
+import { eventDocumentId } from './event-log.ts';
+import { idPart } from './id-part.ts';
 import { turnsOf } from './run-fold.ts';
 import type { FoldNote, Step } from './session-fold.ts';
 import { addToShares, raiseShare, shareOf, totalsDocument, totalsOf, usd } from './usage-share.ts';
@@ -121,7 +124,7 @@ function debitUsage(
   const counts = deltas.map((delta) => delta.counts).reduce(addCounts, zeroCounts());
   const units = wallet.unit === 'tokens' ? totalOf(counts) : (cost ?? 0n);
   const lastModel = deltas.at(-1)?.model ?? null;
-  const lineId = `debit|${session._id}|${emitter.uuid}`;
+  const lineId = `debit|${eventDocumentId(session._id, emitter.uuid)}`;
   const lines = debit(wallet, context.freeTrial ? 0n : units, {
     _id: lineId,
     hold_id: hold?._id ?? null,
@@ -153,7 +156,7 @@ function debitUsage(
     addToShares(tokens.by_model, { model }, share);
     addToShares(run.shares, { agent, model }, share);
     writes.llmUsage.push({
-      _id: `${session._id}|${emitter.uuid}|${model}`,
+      _id: `${eventDocumentId(session._id, emitter.uuid)}|${idPart(model)}`,
       ...llmUsageFacts(session, agent, model, at),
       prompt_tokens: modelCounts.prompt_tokens,
       completion_tokens: modelCounts.completion_tokens,
@@ -281,18 +284,33 @@ export function trueUp(step: Step): void {
   );
 }
 
-/** Whether counting these tokens could take the chat's totals beyond what JSON numbers hold exactly. */
-export function wouldOverflow(session: SessionDocument, event: UsageEvent): boolean {
-  const limit = BigInt(Number.MAX_SAFE_INTEGER) - session.real_time_tracking.tokens.total_tokens;
+/**
+ * Whether counting this could take a total, a cost or the wallet beyond what JSON numbers hold exactly. Nobody uses so
+ * much: it is a producer gone wrong, and it must not spoil the documents.
+ */
+export function wouldOverflow(
+  session: SessionDocument | undefined,
+  wallet: WalletDocument,
+  event: UsageEvent,
+  price: (model: string, counts: TokenCounts) => bigint,
+): boolean {
+  const limit = BigInt(Number.MAX_SAFE_INTEGER);
+  const tokens = session?.real_time_tracking.tokens;
   const sides =
     event.type === 'call_usage'
       ? [[event.content]]
       : [event.content.actual.usages, event.content.total.usages];
   return sides.some((usages) => {
-    const counts = (usages ?? []).map(
-      (usage) => BigInt(usage.prompt_tokens) + BigInt(usage.completion_tokens),
+    const models = (usages ?? []).map((usage) => ({ model: usage.model, counts: countsOf(usage) }));
+    const sum = models.map(({ counts }) => counts).reduce(addCounts, zeroCounts());
+    const cost = models.reduce((total, { model, counts }) => total + price(model, counts), 0n);
+    const units = wallet.unit === 'tokens' ? totalOf(sum) : cost;
+    return (
+      totalOf(sum) + (tokens?.total_tokens ?? 0n) > limit ||
+      tokenKinds.some((kind) => sum[kind] + (tokens?.[kind] ?? 0n) > limit) ||
+      cost + (tokens?.total_cost_nano_usd ?? 0n) > limit ||
+      units - wallet.balance > limit
     );
-    return counts.reduce((sum, count) => sum + count, 0n) > limit;
   });
 }
 
@@ -303,7 +321,7 @@ export function recordFailedCall(
 ): void {
   const { draft, envelope, emitter } = step;
   draft.writes.llmUsage.push({
-    _id: `${draft.session._id}|${emitter.uuid}|${call.model}`,
+    _id: `${eventDocumentId(draft.session._id, emitter.uuid)}|${idPart(call.model)}`,
     ...llmUsageFacts(draft.session, envelope.agent, call.model, new Date(envelope.ts)),
     prompt_tokens: 0n,
     completion_tokens: 0n,

@@ -101,7 +101,7 @@ export function grant(
 /** The first line of a wallet that comes into being. */
 export function startGrant(wallet: WalletDocument, amount: bigint, now: Date): LedgerDocument {
   return grant(wallet, {
-    _id: `grant|start|${wallet._id}`,
+    _id: `start-grant|${wallet._id}`,
     kind: 'grant',
     amount,
     reason: 'start balance',
@@ -186,7 +186,7 @@ export function refillIfLow(wallet: WalletDocument, now: Date): LedgerDocument[]
   wallet.auto_refill = { ...refill, last_window: key };
   return [
     grant(wallet, {
-      _id: `grant|refill|${wallet._id}|${refill.window}|${key}`,
+      _id: `refill|${wallet._id}|${refill.window}|${key}`,
       kind: 'grant',
       amount: refill.amount,
       reason: 'auto-refill',

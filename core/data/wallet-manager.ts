@@ -3,6 +3,7 @@ import type { Balance } from '../contracts/http.ts';
 import type { SpendFacts } from '../usage/budget.ts';
 import { zeroCounts } from '../usage/token-counts.ts';
 import type { AutoRefill, Collections, HoldDocument, LedgerDocument, WalletDocument } from './collections.ts';
+import type { BatchDraft } from './batch-draft.ts';
 import type { DurableWriter } from './durable-writer.ts';
 import { type HoldOutcome, openBudgets, placeHold, releaseHold } from './spending.ts';
 import {
@@ -85,7 +86,7 @@ export class WalletManager {
             : { outcome: 'key_reused', wallet: { ...wallet } };
         const isTaking = kind === 'debit' || amount < 0n;
         if (isTaking && availableIn(wallet) < (amount < 0n ? -amount : amount))
-          return { outcome: 'insufficient_funds', wallet: { ...wallet } };
+          return refuse(draft, { outcome: 'insufficient_funds', wallet: { ...wallet } });
         const facts = { _id: lineId, reason, request_hash, created_at: draft.context.now };
         const line =
           kind === 'debit' || amount < 0n
@@ -150,7 +151,7 @@ export class WalletManager {
         );
         draft.writes.ledger.push(...lines);
         if (result.outcome === 'held') draft.holds.added.set(hold_id, result.hold);
-        return result;
+        return result.outcome === 'blocked' ? refuse(draft, result) : result;
       },
     });
   }
@@ -231,4 +232,10 @@ export function balanceAfter({ balance_after, held_after, unit }: LedgerDocument
     available: Number(balance_after - held_after),
     unit,
   };
+}
+
+/** A refusal is only final when it rests on what is stored now. */
+function refuse<Refusal>(draft: BatchDraft, refusal: Refusal): Refusal {
+  draft.isRefusing = true;
+  return refusal;
 }

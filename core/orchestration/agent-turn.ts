@@ -78,23 +78,22 @@ export class AgentTurns {
     { envelopes, signal }: TurnContext,
     meters: Map<string, UsageMeter>,
   ): Promise<
-    | { text: string; events: Envelope[]; isMetered: boolean }
-    | { failed: Envelope[]; result: RunResult; reason: string }
+    { text: string; events: Envelope[] } | { failed: Envelope[]; result: RunResult; reason: string }
   > {
     const { llm, live, newId, log } = this.#options;
     const messageId = newId();
     let said = '';
-    // What the provider reported is billed, whether the call went well or not.
+    // What the provider reported is billed, whether the call went well or not. When it reported nothing the counters
+    // stand still, and that is what says that the reply is unaccounted for.
     const metered = (
       { model: reportedModel, usage }: Pick<Completion, 'model' | 'usage'>,
       latencyMs: number,
-    ): Envelope[] => {
-      if (usage === null) return [];
+    ): Envelope => {
       const meter = meters.get(agent.name) ?? new UsageMeter(newId());
       meters.set(agent.name, meter);
-      meter.add(reportedModel, usage);
+      if (usage !== null) meter.add(reportedModel, usage);
       this.#heldCalls.delete(holdId);
-      return [envelopes.usageSummary(agent.name, meter, latencyMs, holdId)];
+      return envelopes.usageSummary(agent.name, meter, latencyMs, holdId);
     };
     try {
       const completion = await llm.streamChat({
@@ -111,10 +110,9 @@ export class AgentTurns {
       return {
         text: completion.text,
         events: [
-          ...metered(completion, completion.latencyMs),
+          metered(completion, completion.latencyMs),
           envelopes.agentText(agent.name, completion.text, messageId, false),
         ],
-        isMetered: completion.usage !== null,
       };
     } catch (cause) {
       if (!(cause instanceof LlmError)) throw cause;
@@ -122,7 +120,7 @@ export class AgentTurns {
       const isUnknown = said === '' && cause.reported.usage === null && mayHaveCost.has(cause.code);
       const words = [
         ...(isUnknown ? [envelopes.callInterrupted(agent.name, cause.code)] : []),
-        ...metered(cause.reported, cause.latencyMs),
+        ...(said === '' && cause.reported.usage === null ? [] : [metered(cause.reported, cause.latencyMs)]),
         ...(said === '' ? [] : [envelopes.agentText(agent.name, said, messageId, true)]),
       ];
       if (said === '') live.drop({ chat_id: chat.chat_id, message_id: messageId });

@@ -311,17 +311,13 @@ export class OrchestrationEngine {
           ]);
           return;
         }
-        const settled = taken.isMetered ? null : reserved;
         reserved = null;
         spoken.push(turn.agent.name);
         lastText = taken.text;
         history.push({ agent: turn.agent.name, content: taken.text });
         const following = nextSpeaker(workflow, spoken);
         if (following === null) {
-          await Promise.all([
-            end('success', 'every agent has spoken', taken.events),
-            this.#turns.giveBack(settled, 'the provider reported no usage'),
-          ]);
+          await end('success', 'every agent has spoken', taken.events);
           return;
         }
         const next = this.#turns.plan(chat, workflow, following, history, run.runId, spoken.length + 1);
@@ -333,7 +329,6 @@ export class OrchestrationEngine {
             envelopes.selectSpeaker(following.name),
           ]),
           this.#turns.reserve(chat, run.runId, next),
-          this.#turns.giveBack(settled, 'the provider reported no usage'),
         ]);
         reserved = { turn: next, hold: nextHold };
       }

@@ -52,7 +52,9 @@ export function countUnaccounted(turns: AgentTurns): number {
   for (const [index, reply] of replies.entries()) {
     const from = replies[index - 1] ?? turns.settled.until;
     const until = replies[index + 1] ?? Infinity;
-    const own = summaries.filter(({ seq }) => seq > from && seq < until);
+    // Readings come right before the reply they count, or else right after it.
+    const before = summaries.filter(({ seq }) => seq > from && seq < reply);
+    const own = before.length > 0 ? before : summaries.filter(({ seq }) => seq > reply && seq < until);
     if (own.some(({ grew }) => grew)) continue;
     // Counters that were read around this reply and had not moved: the provider reported nothing for it.
     if (own.length > 0) unaccounted += 1;

@@ -30,6 +30,7 @@ import atexit
 import contextlib
 import contextvars
 import http.client
+import inspect
 import json
 import logging
 import math
@@ -267,7 +268,7 @@ class _Item:
 
 
 class _Outbox:
-    """Sends envelopes to one server, in order, from one daemon thread that lives as long as there is something to do."""
+    """Sends envelopes to one server, in order, from one daemon thread that lives while there is something to do."""
 
     def __init__(
         self, *, url: str, key: str | None, spool_path: str | None, spool_limit: int, timeout_sec: float
@@ -418,7 +419,7 @@ class _Outbox:
         if status == 200:
             results = _results_of(content, len(batch))
             if results is None:
-                return self._failed(batch, "an answer that is none of a Mozaiks server", 5)
+                return self._failed(batch, "an answer that is none of a Mozaiks server", 1)
             self._acknowledge(batch, results)
             return None
         if status in (400, 413, 422):
@@ -451,7 +452,7 @@ class _Outbox:
         if self._failing_since is not None:
             log.info("events are delivered again, after %.1f s", time.monotonic() - self._failing_since)
             self._failing_since, self._last_warning = None, 0.0
-        for (_, item), result in zip(batch, results):
+        for (_, item), result in zip(batch, results, strict=True):
             if result.get("outcome") == "refused":
                 self._refuse(item, str(result.get("code")), str(result.get("reason")))
             elif item.owner is not None:
@@ -564,16 +565,21 @@ class _Counters:
 class _Call:
     """One call of ``OpenAIWrapper.create`` under way."""
 
-    def __init__(self, run: _Run, wrapper: Any, agent: str, client: str, epoch: int) -> None:
+    def __init__(self, run: _Run, wrapper: Any, agent: str, model: str, client: str, epoch: int) -> None:
         self.run = run
         self.wrapper = wrapper
         self.agent = agent
+        self.model = model
         self.client = client
         self.epoch = epoch
         self.started = time.monotonic()
         self.actual: list[dict[str, Any]] = []
         self.total: list[dict[str, Any]] = []
         self.streamed: list[str] = []
+
+
+#: What a program prints or clears beside its agents' runs begins no run.
+_ASIDES = ("print", "conversable_agent_usage_summary", "clear_")
 
 
 class _Run:
@@ -596,6 +602,7 @@ class _Run:
         self._counters: dict[tuple[str, int], _Counters] = {}
         self._finished_calls: dict[str, int] = {}
         self._has_text = False
+        self._questions: list[tuple[str, bool]] = []
         self._stream: tuple[str | None, float, list[str]] | None = None
         self._failed_call: tuple[BaseException, str, float] | None = None
         self._cancelled = threading.Event()
@@ -667,6 +674,8 @@ class _Run:
         # The bridge meters at the call itself. A summary that the program prints repeats what was counted there.
         if type_ == "usage_summary" or self.has_ended:
             return
+        if not self.has_begun and type_.startswith(_ASIDES):
+            return
         if type_ == "stream":
             call = _call_under_way.get()
             with self._lock:
@@ -689,7 +698,18 @@ class _Run:
             else:
                 self._complete(content)
             return
+        if type_ == "input_request":
+            self._questions.append((str(content["uuid"]), bool(content.get("password"))))
         self.emit(type_, content, agent=agent, is_droppable=type_ != "input_request")
+
+    def observe_answer(self, answer: Any) -> None:
+        """The program answered: the question in the ChatUI is closed. Passwords stay where they were typed."""
+        if not self._questions or self.has_ended:
+            return
+        request_id, is_password = self._questions.pop(0)
+        value = "" if is_password else str(answer)
+        content = {"uuid": f"input-response:{request_id}", "request_id": request_id, "value": value}
+        self.emit("input_response", content, agent="user", is_droppable=False)
 
     def _agent_of(self, type_: str, content: Mapping[str, Any]) -> str | None:
         if type_ == "group_chat_run_chat":
@@ -719,25 +739,18 @@ class _Run:
 
     # -- model calls --------------------------------------------------------------------------------------------------
 
-    def begin_call(self, wrapper: Any, agent: str) -> _Call:
-        """Raises ``MozaiksStop`` when the run is to end; then the call must not be made."""
-        if self.block._settle_sec > 0 and not self._cancelled.is_set():
-            self.block._outbox.flush(self.block, self.block._settle_sec)
-        scope = "cancelled" if self._cancelled.is_set() else self.block._stop_scope
-        if scope is not None:
-            self.stopped_by = self.stopped_by or scope
-            raise MozaiksStop(scope)
-        client, epoch = _client_of(wrapper)
+    def begin_call(self, wrapper: Any, config: Mapping[str, Any]) -> _Call:
+        call = _Call(self, wrapper, _calling_agent(config, self), _model_of(wrapper, config), *_client_of(wrapper))
         with self._lock:
             self.calls_under_way += 1
-        return _Call(self, wrapper, agent, client, epoch)
+        return call
 
-    def end_call(self, call: _Call, model: str, failure: BaseException | None) -> None:
+    def end_call(self, call: _Call, failure: BaseException | None) -> None:
         latency_ms = round((time.monotonic() - call.started) * 1000)
         with self._lock:
             try:
                 if failure is not None:
-                    self._failed_call = (failure, model, latency_ms)
+                    self._failed_call = (failure, call.model, latency_ms)
                 self._count(call, latency_ms, failure)
             finally:
                 self.calls_under_way -= 1
@@ -774,6 +787,65 @@ class _Run:
                 agent=call.agent,
             )
 
+    def settle(self) -> None:
+        """Waits for the answers to what was posted so far, so that ``check`` knows of the last usage."""
+        if self.block._settle_sec > 0 and not self.is_cancelled:
+            self.block._outbox.flush(self.block, self.block._settle_sec)
+
+    def check(self) -> None:
+        """Raises ``MozaiksStop`` when no model call is to be made any more."""
+        scope = "cancelled" if self.is_cancelled else self.block._stop_scope
+        if scope is None:
+            return
+        if scope != "cancelled":
+            self.stopped_by = scope
+        raise MozaiksStop(scope)
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator[None]:
+        """A call whose usage comes as an event: only that it is under way is of interest."""
+        with self._lock:
+            self.calls_under_way += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.calls_under_way -= 1
+                self._idle.notify_all()
+
+    # -- AG2 1.x ------------------------------------------------------------------------------------------------------
+
+    def observe_v1(self, event: Any, agent: str) -> None:
+        """Takes an event of AG2 1.x, as AG2 writes it, under its class's full name. A ``UsageEvent`` is one call's
+        spending, not a cumulative counter, so none may be lost, and the sum over a sub-agent's calls is left out when
+        the calls themselves were seen."""
+        class_ = type(event)
+        is_usage = class_.__name__ == "UsageEvent"
+        if is_usage:
+            parts = list(getattr(event, "parts", None) or [])
+            is_sum_of_seen = bool(parts) and all("_mozaiks_seen" in vars(part) for part in parts)
+            vars(event)["_mozaiks_seen"] = True
+            if is_sum_of_seen:
+                return
+        # What is transient (pieces of a streamed reply) is said again by the event that is kept.
+        if getattr(class_, "__transient__", False) or (self.has_ended and not is_usage):
+            return
+        type_ = f"{class_.__module__}.{class_.__qualname__}"[:128]
+        self.emit(type_, event.to_dict(), agent=agent, is_droppable=not is_usage)
+
+    def complete_v1(self) -> None:
+        if not self.is_cancelled:
+            self.end("success", "")
+
+    def fail_v1(self, error: BaseException) -> None:
+        if self.is_cancelled:
+            return
+        if isinstance(error, Exception) and not isinstance(error, asyncio.CancelledError):
+            self._observe_error(error, is_nested=True)
+        self.fail(error)
+
+    # -- waiting ------------------------------------------------------------------------------------------------------
+
     def wait_until_idle(self, timeout_sec: float) -> bool:
         """Waits for the model calls under way; a thread that asks a provider cannot be stopped, only waited for."""
         with self._lock:
@@ -782,7 +854,7 @@ class _Run:
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        """From now on the run's model calls raise instead of being made."""
+        """From now on the run's model calls raise instead of being made, and only the block's end ends the run."""
         self._cancelled.set()
 
     @property
@@ -795,7 +867,11 @@ class _Run:
             raise MozaiksStop("cancelled")
 
     def _observe_error(self, error: BaseException, is_nested: bool) -> None:
-        self.emit("error", self._describe(error), agent=self._speaker, is_droppable=False)
+        if self.is_cancelled:
+            return
+        # That someone wanted the run to end is no error; the run's end says it.
+        if not (isinstance(error, MozaiksStop) and error.scope == "cancelled"):
+            self.report_error(error)
         self.block._reported.append(weakref.ref(error) if _is_weakly_referable(error) else (lambda: error))
         if not is_nested:
             self.fail(error)
@@ -820,10 +896,8 @@ class _Run:
 
     def fail(self, error: BaseException) -> None:
         """Ends the run after an exception: as stopped when someone wanted it to end, else as failed."""
-        if isinstance(error, MozaiksStop):
-            self.stopped_by = self.stopped_by or error.scope
-        if self.stopped_by is not None:
-            self.end("stopped" if self.stopped_by == "cancelled" else "out_of_funds", str(error))
+        if isinstance(error, MozaiksStop) or self.stopped_by is not None:
+            self.end("stopped" if self.stopped_by is None else "out_of_funds", str(error))
         elif isinstance(error, Exception) and not isinstance(error, asyncio.CancelledError):
             self.end("error", f"{type(error).__name__}: {error}")
         else:
@@ -835,9 +909,9 @@ class _Run:
 
     def _complete(self, content: dict[str, Any]) -> None:
         """AG2's own end, with what AG2 does not say."""
-        result = "success"
-        if self.stopped_by is not None:
-            result = "stopped" if self.stopped_by == "cancelled" else "out_of_funds"
+        if self.is_cancelled:
+            return
+        result = "success" if self.stopped_by is None else "out_of_funds"
         self._terminate({**content, "result": result, "reason": self._termination_reason[:1000]})
 
     def _terminate(self, content: Mapping[str, Any]) -> None:
@@ -846,6 +920,7 @@ class _Run:
                 return
             self.emit("run_completion", content, agent=None, is_droppable=False)
             self.has_ended = True
+            self._failed_call = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1037,8 +1112,16 @@ def _listen_to(stream: Any, run: _Run, is_nested: bool) -> None:
         original_send(event)
 
     stream.send = send
-    if run.block._human_input == "mozaiks":
-        if asyncio.iscoroutinefunction(type(stream).input):
+    if run.block._human_input == "program":
+        original_put = stream._output_stream.put
+
+        def put(answer: Any, *arguments: Any, **options: Any) -> Any:
+            _guarded(run.observe_answer, answer)
+            return original_put(answer, *arguments, **options)
+
+        stream._output_stream.put = put
+    else:
+        if inspect.iscoroutinefunction(type(stream).input):
 
             async def ask(prompt: str = "", *, password: bool = False) -> str:
                 agent = _asking_agent()
@@ -1157,7 +1240,11 @@ def _calling_agent(config: Mapping[str, Any], run: _Run) -> str:
 
 
 def _count_of(value: Any) -> int:
-    return 0 if value is None else int(value)
+    """Raises ``ValueError`` for what is no number of tokens; such a call is then shown as unaccounted."""
+    count = 0 if value is None else int(value)
+    if count < 0 or (value is not None and count != value):
+        raise ValueError(f"{value!r} is no number of tokens")
+    return count
 
 
 def _usage_of(usage: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -1189,6 +1276,21 @@ def _add_details(call: _Call, response: Any) -> None:
         value = getattr(getattr(usage, container, None), field, None)
         if isinstance(value, int) and value > 0:
             call.actual[0][name] = value
+
+
+_open_blocks = 0
+_stray_calls = 0
+
+
+def _warn_of_stray_call() -> None:
+    """A thread that the program starts inherits no context, so its model calls cannot be told to be a block's."""
+    global _stray_calls
+    _stray_calls += 1
+    if _open_blocks > 0 and _stray_calls == 1:
+        log.warning(
+            "a model is asked outside of the mozaiks blocks that are open, so it is not accounted for; if that is a "
+            "thread of a block, start it with contextvars.copy_context().run"
+        )
 
 
 class _Hooks:
@@ -1236,12 +1338,15 @@ class _Hooks:
         def create(self: Any, **config: Any) -> Any:
             run = _guarded(_current_run)
             if run is None:
+                _guarded(_warn_of_stray_call)
                 return original_create(self, **config)
-            agent = _guarded(_calling_agent, config, run) or "unknown"
-            call = run.begin_call(self, agent)
+            _guarded(run.settle)
+            run.check()  # the one place where the bridge raises into AG2
+            call = _guarded(run.begin_call, self, config)
+            if call is None:
+                return original_create(self, **config)
             token = _call_under_way.set(call)
             failure: BaseException | None = None
-            model = _guarded(_model_of, self, config) or "unknown"
             try:
                 response = original_create(self, **config)
                 _guarded(_add_details, call, response)
@@ -1251,7 +1356,8 @@ class _Hooks:
                 raise
             finally:
                 _call_under_way.reset(token)
-                _guarded(run.end_call, call, model, failure)
+                _guarded(run.end_call, call, failure)
+                failure = None  # else the exception and this frame would keep each other alive
 
         def _update_usage(self: Any, actual_usage: Any, total_usage: Any) -> Any:
             call = _call_under_way.get()
@@ -1314,10 +1420,9 @@ class _Hooks:
 _hooks = _Hooks()
 
 
-def _model_of(wrapper: Any, config: Mapping[str, Any]) -> str | None:
-    return _name_or_none(config.get("model")) or next(
-        (str(each["model"])[:256] for each in wrapper._config_list if each.get("model")), None
-    )
+def _model_of(wrapper: Any, config: Mapping[str, Any]) -> str:
+    configured = (config, *getattr(wrapper, "_config_list", ()))
+    return next((str(each["model"])[:256] for each in configured if each.get("model")), "unknown")
 
 
 def _listening(stream: Any) -> Any:
@@ -1347,6 +1452,159 @@ def _sender_of(event: Any) -> Any:
         if sender is not None and getattr(sender, "name", None) == name:
             return sender
     return None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Hooks in AG2 1.x
+
+#: The run of the turn that is going on, so that the turns of sub-agents belong to it.
+_active_v1_run: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("mozaiks_active_v1_run", default=None)
+
+
+class _V1Hooks:
+    """AG2 1.x: every turn of an agent (``ask``, ``run``, a sub-agent's task) goes through one scope, which gets a
+    subscriber and a middleware more. A turn that is not inside another one is a run."""
+
+    def __init__(self) -> None:
+        self.version: str | None = None
+        self._middleware_class: Any = object
+        self._lock = threading.Lock()
+
+    def install(self) -> bool:
+        """Returns False when AG2 1.x is not there. Raises ``RuntimeError`` for one that cannot be metered."""
+        with self._lock:
+            if self.version is not None:
+                return True
+            try:
+                import ag2
+                from ag2 import Agent
+                from ag2.middleware import BaseMiddleware
+            except ImportError:
+                return False
+            if not hasattr(Agent, "_drive_scope"):
+                raise RuntimeError(f"ag2 {ag2.__version__} is not known to mozaiks_bridge (1.2 is)")
+            self._follow_turns(Agent)
+            self._middleware_class = _make_v1_middleware(BaseMiddleware)
+            self.version = re.sub(r"[^\w.]", ".", str(ag2.__version__))
+            return True
+
+    def _follow_turns(self, agent_class: Any) -> None:
+        original = agent_class._drive_scope
+
+        @contextlib.asynccontextmanager
+        async def _drive_scope(
+            agent: Any, event: Any, *, context: Any, additional_middleware: Any = (), **options: Any
+        ) -> Any:
+            outer = _active_v1_run.get()
+            run = outer or _guarded(_begin_v1_run)
+            if run is None:
+                async with original(
+                    agent, event, context=context, additional_middleware=additional_middleware, **options
+                ) as drive:
+                    yield drive
+                return
+
+            async def observe(event: Any) -> None:
+                _guarded(run.observe_v1, event, str(agent.name))
+
+            def stop_in_time(event: Any, context: Any) -> Any:
+                return self._middleware_class(event, context, run)
+
+            middleware = (*additional_middleware, stop_in_time)
+            with contextlib.ExitStack() as scope:
+                _set_within(scope, _active_v1_run, run)
+                failures: list[BaseException] = []
+                if outer is None:
+                    scope.enter_context(_v1_run_ending(run, failures))
+                scope.enter_context(context.stream.sub_scope(observe))
+                async with original(
+                    agent, event, context=context, additional_middleware=middleware, **options
+                ) as drive:
+                    yield _noting_failure(drive, failures)
+
+        agent_class._drive_scope = _drive_scope
+
+
+_v1_hooks = _V1Hooks()
+
+
+def _make_v1_middleware(base: Any) -> Any:
+    class StopInTime(base):
+        """Innermost around each model call: asks whether it may still be made."""
+
+        def __init__(self, event: Any, context: Any, run: _Run) -> None:
+            super().__init__(event, context)
+            self._run = run
+
+        async def on_llm_call(self, call_next: Any, events: Any, context: Any) -> Any:
+            run = self._run
+            if run.block._settle_sec > 0:
+                await _in_thread(run.settle)
+            run.check()
+            with run.calling():
+                return await call_next(events, context)
+
+    return StopInTime
+
+
+def _begin_v1_run() -> _Run | None:
+    around = _active_run.get()
+    return None if around is None else around.block._new_run(f"ag2/{_v1_hooks.version}")
+
+
+def _noting_failure(drive: Callable[[], Any], failures: list[BaseException]) -> Callable[[], Any]:
+    """A turn may be driven in a task of its own: its scope is then left in peace, and the failure surfaces later."""
+
+    async def driven() -> Any:
+        try:
+            return await drive()
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    return driven
+
+
+@contextlib.contextmanager
+def _v1_run_ending(run: _Run, failures: list[BaseException]) -> Iterator[None]:
+    """AG2 1.x has no event for the end of a run; this makes it, in the classic shape."""
+    try:
+        yield
+    except BaseException as error:
+        _guarded(run.fail_v1, error)
+        raise
+    if failures:
+        _guarded(run.fail_v1, failures[-1])
+    else:
+        _guarded(run.complete_v1)
+
+
+def _set_within(scope: contextlib.ExitStack, variable: contextvars.ContextVar[Any], value: Any) -> None:
+    """Sets a context variable until the scope is left, also when that happens in another context."""
+    before = variable.get()
+    token = variable.set(value)
+
+    def reset() -> None:
+        try:
+            variable.reset(token)
+        except ValueError:
+            variable.set(before)
+
+    scope.callback(reset)
+
+
+def _install_hooks() -> str:
+    """Hooks into the AG2s that the program uses, and returns the dialect of the first. Without an import so far, into
+    those that are installed; an AG2 that is installed and not used is not imported for nothing."""
+    is_loaded = {name: name in sys.modules for name in ("autogen", "ag2")}
+    wants_all = not any(is_loaded.values())
+    has_classic = (wants_all or is_loaded["autogen"]) and _hooks.install()
+    has_v1 = (is_loaded["ag2"] or (wants_all and not has_classic)) and _v1_hooks.install()
+    if has_classic:
+        return f"ag2-classic/{_hooks.version}"
+    if has_v1:
+        return f"ag2/{_v1_hooks.version}"
+    raise RuntimeError("neither classic AG2 (autogen) nor AG2 1.x (ag2) is installed")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1420,17 +1678,17 @@ class mozaiks:  # noqa: N801 - it is used as a statement
     def __enter__(self) -> mozaiks:
         if self._runs:
             raise RuntimeError("a mozaiks block is entered once; make a new one")
-        has_classic = _hooks.install()
-        if not has_classic and not _v1_version():
-            raise RuntimeError("neither classic AG2 (autogen) nor AG2 1.x (ag2) is installed")
+        global _open_blocks
+        dialect = _install_hooks()
+        _open_blocks += 1
         self._outbox = _acquire_outbox(self._outbox_key, self._make_outbox)
-        self._base = self._new_run(f"ag2-classic/{_hooks.version}" if has_classic else f"ag2/{_v1_version()}")
+        self._base = self._new_run(dialect)
         self._base.is_base = True
-        self._set(_active_run, self._base)
+        _set_within(self._leave, _active_run, self._base)
         if _hooks.io_stream is not None:
             inner = _hooks.io_stream.get_default()
             inner = getattr(inner, "_mozaiks_inner", inner)
-            self._set(_hooks.io_stream._default_io_stream, _ListeningStream(inner, self._base))
+            _set_within(self._leave, _hooks.io_stream._default_io_stream, _ListeningStream(inner, self._base))
         return self
 
     async def __aenter__(self) -> mozaiks:
@@ -1448,18 +1706,6 @@ class mozaiks:  # noqa: N801 - it is used as a statement
             spool_limit=self._spool_limit,
             timeout_sec=self._timeout_sec,
         )
-
-    def _set(self, variable: contextvars.ContextVar[Any], value: Any) -> None:
-        before = variable.get()
-        token = variable.set(value)
-
-        def reset() -> None:
-            try:
-                variable.reset(token)
-            except ValueError:  # left in another context than entered (an async generator, say)
-                variable.set(before)
-
-        self._leave.callback(reset)
 
     def _new_run(self, dialect: str) -> _Run:
         run = _Run(self, dialect, is_base=False)
@@ -1515,6 +1761,8 @@ class mozaiks:  # noqa: N801 - it is used as a statement
             question.abort()
 
     def _finish(self, error: BaseException | None) -> None:
+        global _open_blocks
+        _open_blocks -= 1
         _guarded(self._end_runs, error)
         self.undelivered = _guarded(self._outbox.flush, self, self._flush_timeout_sec) or 0
         if self.undelivered:
@@ -1553,7 +1801,7 @@ class mozaiks:  # noqa: N801 - it is used as a statement
     # -- human input --------------------------------------------------------------------------------------------------
 
     def _await_answer(self, run: _Run, request_id: str) -> str:
-        """Blocks until the person has answered. Raises ``TimeoutError``, or ``MozaiksStop`` when the run is cancelled."""
+        """Blocks until the person has answered. Raises ``TimeoutError``, or ``MozaiksStop`` when cancelled."""
         server = _Server(self._url, self._key, LONG_POLL_SEC + 10)
         chat = quote(self._identity["chat_id"], safe="")
         path = f"/api/sessions/{chat}/inputs/{quote(request_id, safe='')}?wait_sec={LONG_POLL_SEC}"
@@ -1569,6 +1817,8 @@ class mozaiks:  # noqa: N801 - it is used as a statement
                 status, answer = self._poll(server, path)
                 if status == 200 and answer.get("status") == "answered":
                     return str(answer.get("user_input") or "")
+                if status == 200 and answer.get("status") == "expired":
+                    raise TimeoutError("nobody answered as long as the server kept the question")
                 if status == 200:
                     continue
                 # Not known: it may still be on its way, or this server does not keep questions of foreign runs.
@@ -1599,10 +1849,6 @@ def _is_loop_running() -> bool:
     return True
 
 
-def _v1_version() -> str | None:
-    return None
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # python mozaiks_bridge.py redeliver <spool>
 
@@ -1617,7 +1863,8 @@ def _redeliver(path: str, url: str, key: str | None, timeout_sec: float) -> int:
     left = waiting
     while left and time.monotonic() < deadline:
         left = outbox.flush(None, min(2.0, max(0.1, deadline - time.monotonic())))
-        print(f"{path}: {waiting - left} of {waiting} delivered" + (f", {outbox.refused} refused" if outbox.refused else ""))
+        refused = f", {outbox.refused} refused" if outbox.refused else ""
+        print(f"{path}: {waiting - left} of {waiting} delivered{refused}")
     return left
 
 

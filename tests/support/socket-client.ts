@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { WebSocket } from 'ws';
+import { z } from 'zod';
 import { parseServerFrame, type ServerFrame, type ServerFrameType } from '../../core/contracts/frames.ts';
 
 type FrameOf<Type extends ServerFrameType> = Extract<ServerFrame, { type: Type }>;
@@ -16,12 +17,13 @@ export class SocketClient {
   constructor(url: string, options: { headers?: Record<string, string>; autoPong?: boolean } = {}) {
     this.socket = new WebSocket(url, { perMessageDeflate: false, ...options });
     this.socket.on('message', (data, isBinary) => {
+      const text = z.instanceof(Buffer).parse(data).toString();
       try {
-        const frame = isBinary ? undefined : parseServerFrame(JSON.parse(String(data)));
-        if (frame === undefined) throw new Error(`the server sent an unknown frame: ${String(data)}`);
+        const frame = isBinary ? undefined : parseServerFrame(JSON.parse(text));
+        if (frame === undefined) throw new Error(`the server sent an unknown frame: ${text}`);
         this.frames.push(frame);
       } catch (cause) {
-        this.#failure ??= new Error(`the server broke the protocol: ${String(data)}`, { cause });
+        this.#failure ??= new Error(`the server broke the protocol: ${text}`, { cause });
       }
       this.#notify();
     });

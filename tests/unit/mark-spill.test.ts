@@ -29,7 +29,7 @@ function store() {
   const documents = new Map<string, UsageMarkDocument>();
   return {
     documents,
-    count(held: SessionDocument, seen: UsageObservation): bigint {
+    count: (held: SessionDocument, seen: UsageObservation): bigint => {
       const client = seen.meter?.client ?? seen.agent;
       const missing = missingClient(held, seen.run_id, client, seen.meter !== null);
       if (missing !== undefined)

@@ -118,7 +118,7 @@ describe('a debit', () => {
   test('beyond the balance is a line of what there was, and one of debt', () => {
     const { wallet, lines } = walletWith([700n, 700n]);
     expect(lines.map(({ _id, kind, amount }) => [_id, kind, amount])).toEqual([
-      ['grant|start|acme|ann', 'grant', 1000n],
+      ['start-grant|acme|ann', 'grant', 1000n],
       ['debit|c|0', 'debit', -700n],
       ['debit|c|1', 'debit', -300n],
       ['debt|c|1', 'debt', -400n],
