@@ -41,6 +41,8 @@ export type DurableWrite<Result> = {
   /** What is spent on, so that the budgets it concerns are read. `identity` is for a chat that may not exist yet. */
   spends?: { chat_id: string; identity: Partial<SpendFacts>; models: readonly string[] };
   holdIds?: readonly string[];
+  /** Reservations it will make; like minted ids, they are looked for only after a failure. */
+  newHoldIds?: readonly string[];
   fold: (draft: BatchDraft) => Result;
 };
 
@@ -280,7 +282,9 @@ export class DurableWriter {
     await this.#readMarks(writes, sessions, session);
     const holds = await readThrough(
       this.#holds,
-      unique(writes.flatMap((write) => write.holdIds ?? [])),
+      unique(
+        writes.flatMap((write) => [...(write.holdIds ?? []), ...(readAll ? (write.newHoldIds ?? []) : [])]),
+      ),
       readAll,
       (ids) => collections.holds.find({ _id: { $in: ids } }, { session }).toArray(),
     );

@@ -119,7 +119,7 @@ export class WalletManager {
     return this.#writer.write({
       chatIds: [chat_id],
       owners: [{ app_id, user_id }],
-      holdIds: [hold_id],
+      newHoldIds: [hold_id],
       lineIds: [`hold|${hold_id}`],
       isFresh: true,
       spends: { chat_id, identity: facts, models: [model] },

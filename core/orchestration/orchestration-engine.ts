@@ -169,17 +169,15 @@ export class OrchestrationEngine {
     ];
     const agent = nextSpeaker(workflow, []);
     const turn = agent === null ? null : this.#turns.plan(chat, workflow, agent, history, run.runId, 1);
-    // All ids follow from the message's own, so a message that arrives twice, at any node, is one message and one run.
+    // All ids follow from the message's own, so a message that arrives twice, at any node, is one message and one run: the log has
+    // its ids then, and says so.
     const [[published], hold] = await Promise.all([
-      this.#publish(
-        [
-          run.envelopes.userText(message.content, message.client_message_id),
-          ...(agent === null
-            ? []
-            : [run.envelopes.selectSpeaker(agent.name, `first-speaker:${message.client_message_id}`)]),
-        ],
-        false,
-      ),
+      this.#publish([
+        run.envelopes.userText(message.content, message.client_message_id),
+        ...(agent === null
+          ? []
+          : [run.envelopes.selectSpeaker(agent.name, `first-speaker:${message.client_message_id}`)]),
+      ]),
       turn === null ? null : this.#turns.reserve(chat, run.runId, turn),
     ]);
     const first = turn === null || hold === null ? null : { turn, hold };
@@ -227,7 +225,7 @@ export class OrchestrationEngine {
     if (agent === null) return 'repeated';
     const turn = this.#turns.plan(chat, workflow, agent, history, run.runId, 1);
     const [[published], hold] = await Promise.all([
-      this.#publish([run.envelopes.selectSpeaker(agent.name, announcementId)], false),
+      this.#publish([run.envelopes.selectSpeaker(agent.name, announcementId)]),
       this.#turns.reserve(chat, run.runId, turn),
     ]);
     if (published?.outcome !== 'recorded') {

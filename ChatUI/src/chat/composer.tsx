@@ -61,7 +61,7 @@ export function Composer({
         event.preventDefault();
         if (canSend) onSend();
       }}
-      className="mx-auto flex w-full max-w-3xl items-end gap-2 rounded-2xl border border-line-strong/50 bg-surface p-1.5 pl-2.5 shadow-sm focus-within:border-accent focus-within:ring-3 focus-within:ring-accent/15"
+      className="mx-auto flex w-full max-w-184 items-end gap-2 rounded-2xl border border-line-strong/50 bg-surface p-1.5 pl-2.5 shadow-sm focus-within:border-accent focus-within:ring-3 focus-within:ring-accent/15"
     >
       {isSecret ? (
         <input

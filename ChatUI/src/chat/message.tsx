@@ -49,12 +49,6 @@ function AgentMessage({ message, agents }: { message: MessageEntry; agents: read
       <Suspense fallback={<div className="leading-relaxed wrap-anywhere whitespace-pre-wrap">{text}</div>}>
         <Markdown text={text} />
       </Suspense>
-      {isStreaming && (
-        <span
-          aria-hidden="true"
-          className="mt-1 inline-block h-4 w-2 animate-caret rounded-xs bg-accent align-text-bottom"
-        />
-      )}
       {message.isPartial && <p className="mt-1.5 text-xs text-muted">Cut short</p>}
     </article>
   );

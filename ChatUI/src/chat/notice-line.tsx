@@ -17,7 +17,7 @@ export function NoticeLine({ frame }: { frame: NoticeFrame }): ReactNode {
       return (
         <Line icon="arrow">
           {frame.data.from_agent} handed over to <b className="font-semibold">{frame.data.to_agent}</b>
-          {frame.data.reason !== '' && ` · ${frame.data.reason}`}
+          {handoffReasons.get(frame.data.reason)}
         </Line>
       );
     case 'chat.input_request':
@@ -42,6 +42,13 @@ export function NoticeLine({ frame }: { frame: NoticeFrame }): ReactNode {
       );
   }
 }
+
+/** Taking turns needs no explanation. */
+const handoffReasons = new Map([
+  ['context_condition', ' · a condition of the workflow was met'],
+  ['llm_condition', ' · its own choice'],
+  ['tool_result', ' · a tool asked for it'],
+]);
 
 export function Line({ icon, children }: { icon: IconName; children: ReactNode }): ReactNode {
   return (
