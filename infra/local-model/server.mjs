@@ -17,7 +17,15 @@ process.on('disconnect', () => process.exit(0));
 // Ctrl-C is for the parent, which still wants its last answers.
 process.on('SIGINT', () => undefined);
 
-process.once('message', async (settings) => {
+process.once('message', (settings) => {
+  begin(settings).catch((error) => {
+    // The parent reads our last words and says them.
+    console.error(error);
+    process.exit(1);
+  });
+});
+
+async function begin(settings) {
   try {
     // The server next door has people waiting at its socket.
     setPriority(10);
@@ -26,7 +34,7 @@ process.once('message', async (settings) => {
   }
   const port = await serve(settings);
   process.send({ port });
-});
+}
 
 async function serve({ llamaEntry, modelFile, modelId, apiKey, waitingLimit, port }) {
   const generate = await loadGenerator(await import(pathToFileURL(llamaEntry).href), modelFile);

@@ -112,6 +112,6 @@ describe('npm start and its likes', () => {
   it('say how they are used when the command is unknown', async () => {
     const run = project.bootstrap('dance');
     expect(await run.exited).toBe(1);
-    expect(run.output()).toContain('start|test|bench|build');
+    expect(run.output()).toContain('start|test|bench|verify|build');
   });
 });
