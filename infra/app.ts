@@ -8,7 +8,8 @@ import {
   interruptedRun,
   type PersistenceManager,
 } from '../core/data/persistence-manager.ts';
-import { openPriceBook } from '../core/data/price-book.ts';
+import { verifyLedger } from '../core/data/ledger-verification.ts';
+import { openPrices, PriceStore } from '../core/data/price-store.ts';
 import { openStorage } from '../core/data/storage.ts';
 import { UnifiedEventDispatcher } from '../core/events/unified-event-dispatcher.ts';
 import type { Logger } from '../core/observability/logging.ts';
@@ -20,15 +21,18 @@ import { OrchestrationEngine } from '../core/orchestration/orchestration-engine.
 import { createTokenCounter } from '../core/orchestration/token-counter.ts';
 import { summarize, type WorkflowCatalog } from '../core/orchestration/workflow-catalog.ts';
 import { seedPrices } from '../core/usage/price-seeds.ts';
+import { adminRoutes } from '../transport/admin-routes.ts';
 import { budgetRoutes } from '../transport/budget-routes.ts';
 import { chatRoutes } from '../transport/chat-routes.ts';
 import { eventRoutes } from '../transport/event-routes.ts';
 import { createHttpServer } from '../transport/http-server.ts';
 import { inputRoutes } from '../transport/input-routes.ts';
 import { operationsRoutes } from '../transport/operations-routes.ts';
+import { priceRoutes } from '../transport/price-routes.ts';
 import { createSignIn } from '../transport/sign-in.ts';
 import { SimpleTransport } from '../transport/simple-transport.ts';
 import { type SocketLimits, startSocketServer } from '../transport/socket-server.ts';
+import { statementRoutes } from '../transport/statement-routes.ts';
 import { usageRoutes } from '../transport/usage-routes.ts';
 import { UserInput } from '../transport/user-input.ts';
 import { walletRoutes } from '../transport/wallet-routes.ts';
@@ -63,6 +67,12 @@ export async function startApp(options: AppOptions): Promise<App> {
   const nodeId = config.NODE_ID ?? `${process.env['HOSTNAME'] ?? 'node'}:${config.PORT}`;
   let isStopping = false;
 
+  const prices = new PriceStore({
+    prices: openPrices(client.db(config.MONGO_DATABASE)),
+    seeds: seedPrices(),
+    log,
+  });
+  await prices.start();
   const storage = await openStorage({
     client,
     database: config.MONGO_DATABASE,
@@ -72,7 +82,7 @@ export async function startApp(options: AppOptions): Promise<App> {
       walletStartBalance: BigInt(config.walletStartBalance),
       freeTrial: config.FREE_TRIAL_ENABLED,
       finalUsagePolicy: config.FINAL_USAGE_POLICY,
-      price: openPriceBook(seedPrices()),
+      price: (use) => prices.priceBook()(use),
     },
     publish: ({ frames, sessions, credited }) => {
       performance.observe(sessions);
@@ -193,7 +203,13 @@ export async function startApp(options: AppOptions): Promise<App> {
       ...eventRoutes({ dispatcher }),
       ...walletRoutes({ wallets, persistence }),
       ...budgetRoutes({ budgets, onRaised: (app_id) => resumePaused([{ app_id }]), now }),
+      ...statementRoutes({ collections, wallets, now }),
+      ...priceRoutes({ prices, now }),
       ...usageRoutes({ collections, persistence, now }),
+      ...adminRoutes({
+        verify: (scope, signal) =>
+          verifyLedger({ client, database: config.MONGO_DATABASE, scope, now, signal }),
+      }),
     ],
     signIn,
     answerMetrics: metrics.answer,
@@ -217,6 +233,7 @@ export async function startApp(options: AppOptions): Promise<App> {
     await once(server, 'listening');
   } catch (cause) {
     await storage.stop();
+    prices.stop();
     throw portProblem(cause, config);
   }
 
@@ -231,6 +248,7 @@ export async function startApp(options: AppOptions): Promise<App> {
         await sockets.stop();
         server.closeAllConnections();
         await storage.stop();
+        prices.stop();
         await metrics.stop();
         await telemetry.stop();
       })()),

@@ -3,7 +3,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { z } from 'zod';
-import { type CoreConfig, loadCoreConfig } from '../core/config/core-config.ts';
+import type { CoreConfig } from '../core/config/core-config.ts';
 import { makeLlmConfig } from '../core/config/llm-config.ts';
 import { connectMongo, redacted } from '../core/data/mongo-connection.ts';
 import { createLogger, type Logger } from '../core/observability/logging.ts';
@@ -15,6 +15,7 @@ import { findMongod } from './embedded-mongo/find-mongod.ts';
 import { errorMessage } from './error-message.ts';
 import { startLocalModel } from './local-model/local-model.ts';
 import { projectRoot } from './project-root.ts';
+import { readConfig } from './read-config.ts';
 
 /** What runs get to finish when the server is asked to stop. */
 const graceMs = 30_000;
@@ -66,20 +67,6 @@ async function start(): Promise<void> {
 async function settleBoth<Left, Right>(left: Promise<Left>, right: Promise<Right>): Promise<[Left, Right]> {
   await Promise.allSettled([left, right]);
   return Promise.all([left, right]);
-}
-
-async function readConfig(): Promise<CoreConfig> {
-  const vaultName = process.env['AZURE_KEY_VAULT_NAME'];
-  if (vaultName === undefined || vaultName === '') return loadCoreConfig(process.env);
-  // Everything but the secrets must be right before the vault is asked.
-  const log = createLogger({ level: 'warn', asJson: process.env['LOGS_AS_JSON'] === 'true' });
-  // Loaded only where a vault is named: the Azure packages are large.
-  const { createKeyVaultSecrets } = await import('./secrets/key-vault-secrets.ts');
-  const vaultUrl = process.env['AZURE_KEY_VAULT_URL'];
-  return loadCoreConfig(
-    process.env,
-    createKeyVaultSecrets({ vaultName, vaultUrl: vaultUrl === '' ? undefined : vaultUrl, log }),
-  );
 }
 
 async function openMongo(

@@ -1,3 +1,5 @@
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import type { Express, Request, Response } from 'express';
 import type { z } from 'zod';
 import { ProblemError } from './problem.ts';
@@ -61,6 +63,49 @@ export function route<Input extends z.ZodObject, Answer extends z.ZodType>({
     },
   };
 }
+
+/** An answer that is sent piece by piece, because it may be too long to hold. */
+export type StreamedAnswer = { headers: Record<string, string>; pieces: AsyncIterable<string> };
+
+type StreamRouteDefinition<Input extends z.ZodObject> = Omit<
+  RouteDefinition<Input, z.ZodString>,
+  'run' | 'mediaType' | 'isPublic'
+> & {
+  mediaType: string;
+  run: (input: z.output<Input>, context: { identity: Identity }) => Promise<StreamedAnswer>;
+};
+
+/**
+ * Describes a route whose answer is a long text. Trouble on the way can no longer be told in a status: the connection
+ * is broken off, so that nobody takes half an answer for a whole one.
+ */
+export function streamRoute<Input extends z.ZodObject>({
+  run,
+  problems = [],
+  ...definition
+}: StreamRouteDefinition<Input>): Route {
+  return {
+    ...definition,
+    problems,
+    isPublic: false,
+    async handle(request, response, signIn) {
+      const identity = await signIn.identify(request);
+      const { params, query, headers: requestHeaders, body } = request;
+      const input = parseInput(definition.input, { params, query, headers: requestHeaders, body });
+      const { headers, pieces } = await run(input, { identity });
+      response.type(definition.mediaType).set(headers);
+      try {
+        await pipeline(Readable.from(pieces), response);
+      } catch (cause) {
+        // Who hung up does not want the rest.
+        if (!hasCode(cause, 'ERR_STREAM_PREMATURE_CLOSE')) throw cause;
+      }
+    },
+  };
+}
+
+const hasCode = (cause: unknown, code: string): boolean =>
+  typeof cause === 'object' && cause !== null && 'code' in cause && cause.code === code;
 
 /** Says where in the request the trouble is, and what is allowed there. */
 function parseInput<Schema extends z.ZodType>(

@@ -3,6 +3,7 @@ import { BSON } from 'mongodb';
 import { z } from 'zod';
 import { tokenKinds } from '../usage/token-counts.ts';
 import type { Differences } from './differences.ts';
+import { eventDocumentId } from './event-log.ts';
 import type { LineBytes, Members } from './line-bytes.ts';
 import { canonicalJson, walletId } from './wallet-ledger.ts';
 
@@ -234,7 +235,7 @@ export function followChain(end: ChainEnd, line: Line, hashed: string, differenc
   if (line.event_uuid !== null && line.chat_id !== null)
     expect(
       'line_id',
-      `${line.kind}|${line.chat_id}|${line.event_uuid}`,
+      `${line.kind}|${eventDocumentId(line.chat_id, line.event_uuid)}`,
       _id,
       'its id is not derived from its event, so the event could be debited again',
     );

@@ -99,12 +99,20 @@ export async function startEmbeddedMongo(options: EmbeddedMongoOptions): Promise
   };
   let stopped: Promise<void> | undefined;
   return {
-    uri: `mongodb://127.0.0.1:${port}/?replicaSet=${replicaSetName}`,
+    uri: uriAt(port),
     binary: options.binary,
     pid: () => mongod.pid,
     stop: () => (stopped ??= shutDown()),
   };
 }
+
+/** The address of the MongoDB that another process has running in this DATA_DIR; undefined when none ever ran there. */
+export async function embeddedMongoUri(dataDir: string): Promise<string | undefined> {
+  const port = await readPort({ dataDir: resolve(dataDir) });
+  return port === undefined ? undefined : uriAt(port);
+}
+
+const uriAt = (port: number): string => `mongodb://127.0.0.1:${port}/?replicaSet=${replicaSetName}`;
 
 async function startSomewhere(launch: Launch, wantedPort: number | undefined) {
   for (let attempt = 0; attempt < portAttempts; attempt += 1) {
@@ -169,7 +177,7 @@ async function startAgain(
   return undefined;
 }
 
-async function readPort(launch: Launch): Promise<number | undefined> {
+async function readPort(launch: Pick<Launch, 'dataDir'>): Promise<number | undefined> {
   try {
     const port = Number(await readFile(portFile(launch), 'utf8'));
     return Number.isInteger(port) && port > 0 && port < 65_536 ? port : undefined;
@@ -185,7 +193,7 @@ async function rememberPort(launch: Launch, port: number): Promise<void> {
   await rename(draft, portFile(launch));
 }
 
-function portFile(launch: Launch): string {
+function portFile(launch: Pick<Launch, 'dataDir'>): string {
   return join(launch.dataDir, 'mongod.port');
 }
 
