@@ -9,7 +9,7 @@ export function adviceFor({ error_type, retryable }: ServerFrameData<'chat.error
       return {
         title: 'Usage was not reported',
         advice:
-          'The answer is complete, but its cost is not in the totals above. Nothing was charged for it.',
+          'What is above stands. What it cost is not known, so it is not in the totals, and nothing was charged for it.',
         isSevere: false,
       };
     case 'usage_mismatch':
