@@ -9,7 +9,7 @@ import {
   type PersistenceManager,
 } from '../core/data/persistence-manager.ts';
 import { verifyLedger } from '../core/data/ledger-verification.ts';
-import { openPrices, PriceStore } from '../core/data/price-store.ts';
+import { PriceStore } from '../core/data/price-store.ts';
 import { openStorage } from '../core/data/storage.ts';
 import { UnifiedEventDispatcher } from '../core/events/unified-event-dispatcher.ts';
 import type { Logger } from '../core/observability/logging.ts';
@@ -67,12 +67,6 @@ export async function startApp(options: AppOptions): Promise<App> {
   const nodeId = config.NODE_ID ?? `${process.env['HOSTNAME'] ?? 'node'}:${config.PORT}`;
   let isStopping = false;
 
-  const prices = new PriceStore({
-    prices: openPrices(client.db(config.MONGO_DATABASE)),
-    seeds: seedPrices(),
-    log,
-  });
-  await prices.start();
   const storage = await openStorage({
     client,
     database: config.MONGO_DATABASE,
@@ -100,6 +94,8 @@ export async function startApp(options: AppOptions): Promise<App> {
     now,
   });
   const { persistence, wallets, budgets, collections, writer } = storage;
+  const prices = new PriceStore({ prices: collections.prices, seeds: seedPrices(), log });
+  await prices.start();
   const performance = new PerformanceManager(persistence, now);
   const dispatcher = new UnifiedEventDispatcher<EventRecord>({
     usage: (event, isFresh) => performance.recordTokenUsage(event, isFresh),

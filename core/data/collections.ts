@@ -1,5 +1,6 @@
 import type { Collection, Db, IndexDescription, ServerSessionId } from 'mongodb';
 import type { Meter, RunResult } from '../contracts/agent-events.ts';
+import type { Price } from '../contracts/prices.ts';
 import type { SessionStatus } from '../contracts/documents.ts';
 import type { DurableFrameBody } from '../contracts/frames.ts';
 import type { BudgetDocument } from '../usage/budget.ts';
@@ -274,6 +275,7 @@ export type Collections = {
   wallets: Collection<WalletDocument>;
   holds: Collection<HoldDocument>;
   budgets: Collection<BudgetDocument>;
+  prices: Collection<Price>;
   budgetWindows: Collection<BudgetWindowDocument>;
   llmUsage: Collection<LlmUsageDocument>;
   taskMetrics: Collection<TaskMetricDocument>;
@@ -289,6 +291,7 @@ export function openCollections(database: Db): Collections {
     wallets: database.collection('Wallets'),
     holds: database.collection('Holds'),
     budgets: database.collection('Budgets'),
+    prices: database.collection('Prices'),
     budgetWindows: database.collection('BudgetWindows'),
     llmUsage: database.collection('llm_usage'),
     taskMetrics: database.collection('task_metrics'),
@@ -317,6 +320,7 @@ const indexes: { [Name in keyof Collections]: IndexDescription[] } = {
   ],
   holds: [{ key: { expires_at: 1 } }, { key: { wallet_id: 1 } }],
   budgets: [{ key: { app_id: 1 } }],
+  prices: [{ key: { model: 1, app_id: 1, effective_from: 1 }, unique: true }],
   budgetWindows: [{ key: { budget_id: 1, window_key: 1 } }],
   llmUsage: [{ key: { task_id: 1 } }, { key: { user_id: 1, timestamp: 1 } }, { key: { timestamp: 1 } }],
   taskMetrics: [{ key: { timestamp: 1 } }],

@@ -1,4 +1,4 @@
-import type { Collection, Db } from 'mongodb';
+import type { Collection } from 'mongodb';
 import { type Price, type PriceRequest, priceSchema } from '../contracts/prices.ts';
 import type { Logger } from '../observability/logging.ts';
 import { priceVersion } from '../usage/price-seeds.ts';
@@ -28,8 +28,7 @@ export type PriceChange =
 const graceMs = 5 * 60 * 1000;
 const endOfTime = new Date(8.64e15);
 
-export const openPrices = (database: Db): Collection<Price> => database.collection('Prices');
-
+/** The prices in use, kept in memory: every debit asks for one. They are only ever added. */
 export class PriceStore {
   readonly #options: PriceStoreOptions;
   #prices: readonly Price[] = [];
@@ -50,8 +49,7 @@ export class PriceStore {
   }
 
   async start(): Promise<void> {
-    const { prices, log, refreshMs = 30_000 } = this.#options;
-    await prices.createIndex({ model: 1, app_id: 1, effective_from: 1 }, { unique: true });
+    const { log, refreshMs = 30_000 } = this.#options;
     await this.#seed();
     await this.refresh();
     this.#timer = setInterval(() => {

@@ -6,7 +6,8 @@ import { chatSessionSchema } from '../../core/contracts/documents.ts';
 import { ledgerPageSchema, problemSchema } from '../../core/contracts/http.ts';
 import { type Price, priceJsonSchema, priceListSchema } from '../../core/contracts/prices.ts';
 import { verificationReportSchema } from '../../core/contracts/verification.ts';
-import { openPrices, PriceStore } from '../../core/data/price-store.ts';
+import { openCollections, prepareCollections } from '../../core/data/collections.ts';
+import { PriceStore } from '../../core/data/price-store.ts';
 import { seedPrices } from '../../core/usage/price-seeds.ts';
 import { eventually } from '../support/eventually.ts';
 import { createRecordingLogger } from '../support/recording-logger.ts';
@@ -241,7 +242,7 @@ describe('the prices of several nodes', () => {
   let database: TestDatabase;
   const nodes: PriceStore[] = [];
   const openNode = async (seeds: readonly Price[], refreshMs = 50, log = silentLogger) => {
-    const prices = openPrices(database.client.db(database.name));
+    const { prices } = openCollections(database.client.db(database.name));
     const node = new PriceStore({ prices, seeds, log, refreshMs });
     nodes.push(node);
     await node.start();
@@ -249,6 +250,8 @@ describe('the prices of several nodes', () => {
   };
   beforeAll(async () => {
     database = await freshDatabase();
+    const db = database.client.db(database.name);
+    await prepareCollections(db, openCollections(db));
   });
   afterAll(async () => {
     for (const node of nodes) node.stop();
