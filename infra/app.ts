@@ -6,6 +6,7 @@ import type { CoreConfig } from '../core/config/core-config.ts';
 import {
   type EventRecord,
   interruptedRun,
+  openRunOf,
   type PersistenceManager,
 } from '../core/data/persistence-manager.ts';
 import { verifyLedger } from '../core/data/ledger-verification.ts';
@@ -217,6 +218,11 @@ export async function startApp(options: AppOptions): Promise<App> {
     transport,
     engine,
     userInput,
+    cancelRemote: async ({ chat_id }) => {
+      const session = await persistence.findSession(chat_id);
+      const run_id = session === null ? undefined : openRunOf(session);
+      if (run_id !== undefined) await dispatcher.publish([cancelRequest(chat_id, run_id, now())]);
+    },
     findSession: (chatId) => persistence.findSession(chatId),
     readFrames: (chatId, after, limit) => persistence.readFrames(chatId, after, limit),
     signIn,
@@ -264,6 +270,20 @@ async function resumeChats(
   ))
     if (paused_run !== null && workflows.has(workflow_name))
       await engine.resume({ chat_id, app_id, user_id, workflow_name }, paused_run);
+}
+
+/** Under an id that follows from the run, so that asking twice is asking once. */
+function cancelRequest(chat_id: string, run_id: string, now: Date) {
+  return {
+    v: 1,
+    dialect: 'mozaiks',
+    chat_id,
+    run_id,
+    seq: 0,
+    ts: now.toISOString(),
+    agent: null,
+    event: { type: 'cancel_request', content: { uuid: `cancel:${run_id}` } },
+  };
 }
 
 export class PortInUseError extends Error {

@@ -27,6 +27,8 @@ export type SocketServerOptions = {
   transport: SimpleTransport;
   engine: Pick<OrchestrationEngine, 'submit' | 'cancel'>;
   userInput: Pick<UserInput, 'answer'>;
+  /** Asks the process that runs the chat's agents elsewhere to end the run. */
+  cancelRemote: (chat: ChatIdentity) => Promise<void>;
   findSession: (chatId: string) => Promise<(ChatIdentity & { last_sequence: number }) | null>;
   readFrames: (chatId: string, after: number, limit: number) => Promise<DurableFrame[]>;
   signIn: SignIn;
@@ -274,7 +276,7 @@ class SocketClient {
     connection: ChatConnection,
     chat: ChatIdentity,
   ): Promise<void> {
-    const { engine, userInput } = this.#options;
+    const { engine, userInput, cancelRemote } = this.#options;
     switch (frame.type) {
       case 'user_message':
         await this.#tell(connection, async () => {
@@ -285,7 +287,7 @@ class SocketClient {
         await this.#tell(connection, () => userInput.answer(chat, frame.input_request_id, frame.user_input));
         return;
       case 'cancel':
-        engine.cancel(chat.chat_id);
+        if (!engine.cancel(chat.chat_id)) await this.#tell(connection, () => cancelRemote(chat));
         return;
       case 'resume':
         await this.#replay(

@@ -104,6 +104,9 @@ export const runCompletionEventSchema = event('run_completion', {
   spoken: z.array(agentNameSchema).optional(),
 });
 
+/** Ours: the user wants a run to end that goes on in another process; its producer is told with its next events. */
+export const cancelRequestEventSchema = event('cancel_request', {});
+
 /** Ours: a model was asked, and nothing is known of what it used: the call was cut off before it said a word. */
 export const callInterruptedEventSchema = event('call_interrupted', {
   agent: agentNameSchema,
@@ -138,6 +141,7 @@ export const knownAgentEventSchema = z.discriminatedUnion('type', [
   replyResultTransitionEventSchema,
   runCompletionEventSchema,
   callInterruptedEventSchema,
+  cancelRequestEventSchema,
   errorEventSchema,
 ]);
 export type KnownAgentEvent = z.infer<typeof knownAgentEventSchema>;

@@ -34,6 +34,8 @@ export type RunAccount = {
   result: RunResult | null;
   /** How its usage is counted: by counters or by calls. Never both, or it would be counted twice. */
   accounting: 'usage_summary' | 'call_usage' | null;
+  /** Its user asked it to end; whoever runs it is told. */
+  is_cancelled: boolean;
   turns: number;
   shares: (UsageShare & { agent: string; model: string })[];
   agents: AgentTurns[];

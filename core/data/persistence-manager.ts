@@ -25,7 +25,7 @@ import type { TokenCounts } from '../usage/token-counts.ts';
 import { exhausted, openBudgets } from './spending.ts';
 import { wouldOverflow } from './usage-fold.ts';
 
-/** What became of an event. `blocking` names what keeps the chat's next call from being made: `wallet`, `budget:user`. */
+/** What became of an event. `blocking` names what keeps the next call from being made: `wallet`, `budget:user`, `cancelled`. */
 export type EventRecord =
   | { outcome: 'recorded' | 'repeated'; blocking: string | null }
   | { outcome: 'refused'; code: RefusalCode; reason: string };
@@ -217,6 +217,10 @@ function record(draft: BatchDraft, event: IncomingEvent): EventRecord {
       workflow_name: workflow_name ?? '',
     });
   const blocking = () => {
+    if (
+      session.usage_state.runs.some(({ run_id, is_cancelled }) => run_id === envelope.run_id && is_cancelled)
+    )
+      return 'cancelled';
     const { spending } = draft;
     const facts = {
       app_id: session.app_id,
@@ -280,6 +284,11 @@ function definedOnly(identity: {
     ...(user_id === undefined ? {} : { user_id }),
     ...(workflow_name === undefined ? {} : { workflow_name }),
   };
+}
+
+/** The latest run that has not ended; a remote one is only known by its events. */
+export function openRunOf({ usage_state }: SessionDocument): string | undefined {
+  return usage_state.runs.findLast(({ result }) => result === null)?.run_id;
 }
 
 /** The run a session has under way, and whose model call nobody heard the end of. */

@@ -28,6 +28,7 @@ export function openRun(
     started_at: new Date(envelope.ts),
     result: null,
     accounting: null,
+    is_cancelled: false,
     turns: 0,
     shares: [],
     agents: [],

@@ -132,6 +132,9 @@ function actOn(event: KnownAgentEvent, step: Step): FoldNote[] {
     case 'call_interrupted':
       turnsOf(run, event.content.agent).replies.push(envelope.seq);
       return [];
+    case 'cancel_request':
+      run.is_cancelled = true;
+      return [];
     case 'executed_function':
       if (event.content.is_exec_success) tracking.counts.tool_calls += 1;
       else tracking.counts.errors += 1;

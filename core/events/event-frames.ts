@@ -111,6 +111,7 @@ export function framesOfEvent(event: KnownAgentEvent, envelope: Envelope, now: D
     case 'usage_summary':
     case 'call_usage':
     case 'call_interrupted':
+    case 'cancel_request':
     case 'run_completion':
       return [];
   }
