@@ -9,6 +9,9 @@ export class StorageUnavailableError extends Error {
   }
 }
 
+/** Longer than any single answer takes; what is still silent then is taken for lost, and asked again. */
+const silenceMs = 30_000;
+
 /**
  * Connects and makes sure that transactions work. int64 come as BigInt: the driver would make a double of a large
  * count otherwise.
@@ -18,6 +21,8 @@ export async function connectMongo(uri: string, timeoutMs = 10_000): Promise<Mon
   const client = new MongoClient(uri, {
     useBigInt64: true,
     serverSelectionTimeoutMS: timeoutMs,
+    // A reply that the network swallowed would be waited for, for ever, and with it every later write of this node.
+    socketTimeoutMS: silenceMs,
     appName: 'mozaiks-runtime',
     ignoreUndefined: true,
   });

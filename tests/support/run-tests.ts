@@ -58,6 +58,21 @@ function setOrUndefined(value: string | undefined): string | undefined {
   return value === '' ? undefined : value;
 }
 
+/** Faults take minutes and both cores: they run when they are asked for (`npm run test:faults`). */
+function chosenTests(wanted: readonly string[]): string[] {
+  const isChosen = wanted.includes('--selectProjects');
+  return isChosen
+    ? [...wanted]
+    : ['--selectProjects', 'unit', 'integration', 'ui', 'e2e', ...testPaths(wanted)];
+}
+
+/** jest would take what follows its list of projects for one more project. */
+function testPaths(wanted: readonly string[]): string[] {
+  return wanted.length === 0 || wanted[0]?.startsWith('-') === true
+    ? [...wanted]
+    : ['--testPathPatterns', ...wanted];
+}
+
 /** Runs jest to its end; SIGINT and SIGTERM are passed on to it, and then everything is still put away. */
 function runJest(environment: NodeJS.ProcessEnv, resultsFile: string): Promise<number> {
   return new Promise((resolve, reject) => {
@@ -69,7 +84,7 @@ function runJest(environment: NodeJS.ProcessEnv, resultsFile: string): Promise<n
         join(projectRoot(), 'node_modules', 'jest', 'bin', 'jest.js'),
         '--json',
         `--outputFile=${resultsFile}`,
-        ...process.argv.slice(2),
+        ...chosenTests(process.argv.slice(2)),
       ],
       { cwd: projectRoot(), stdio: 'inherit', env: environment },
     );
