@@ -24,7 +24,11 @@ export const environmentSchema = z.object({
 
   DATA_DIR: z.string().default('.data'),
   CACHE_DIR: z.string().default('.cache'),
-  MONGODB_URI: url(/^mongodb(\+srv)?$/).optional(),
+  // Not a URL as browsers have it: it may name several hosts.
+  MONGODB_URI: z
+    .string()
+    .regex(/^mongodb(\+srv)?:\/\/\S+$/, 'must begin with mongodb:// or mongodb+srv://')
+    .optional(),
   MONGOD_BINARY: z.string().optional(),
   MONGO_DATABASE: z.string().default('MozaiksAI'),
 

@@ -228,13 +228,10 @@ export class DurableWriter {
           },
     );
     crashPoint('after_wallets');
-    if (sessions.length + wallets.length + windows.length + draft.writes.events.length === 0)
-      await session.abortTransaction();
-    else {
-      crashPoint('before_commit');
-      await session.commitTransaction();
-      crashPoint('after_commit');
-    }
+    // Even a batch of nothing but repeats: only a commit promises that what was read is safe on a majority.
+    crashPoint('before_commit');
+    await session.commitTransaction();
+    crashPoint('after_commit');
     for (const document of sessions) this.#sessions.set(document._id, document);
     for (const document of wallets) this.#wallets.set(document._id, document);
     for (const document of windows) this.#windows.set(document._id, document);

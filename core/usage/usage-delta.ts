@@ -84,11 +84,26 @@ function recordMetered(
     (mark) => mark.run_id === run_id && mark.client === meter.client && mark.epoch === meter.epoch,
   );
   const isTotal = content.mode === 'total';
-  const incremental = marks.some((mark) => mark.incremental) || !isTotal;
   const { models, basis } = countedSide(
     content,
     marks.some((mark) => mark.basis === 'actual'),
   );
+  const incremental = marks.some((mark) => mark.incremental) || (!isTotal && models.length > 0);
+  if (!isTotal && models.length === 0) {
+    // Nothing but cached completions so far: remembered, or the client's final total would bill them.
+    for (const { model } of content.total.usages ?? [])
+      if (!marks.some((mark) => mark.model === model))
+        state.marks.push({
+          run_id,
+          client: meter.client,
+          epoch: meter.epoch,
+          model,
+          billed: zeroCounts(),
+          final: null,
+          incremental,
+          basis,
+        });
+  }
   const deltas: ModelDelta[] = [];
   let finalExcessChange = zeroCounts();
   for (const { model, counts } of models) {

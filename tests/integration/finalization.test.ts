@@ -245,3 +245,18 @@ it('I10: an unknown model is debited, its cost is unknown and that is said once'
   ).toEqual([null, null]);
   expect(errorsOf(surfacing, chat)).toEqual(['unpriced_model']);
 });
+
+it('a client whose completions all came from the cache is not billed by its final total', async () => {
+  const chat = freshChat();
+  const cachedOnly = (seq: number, mode: 'both' | 'total'): Envelope => {
+    const event = usage(chat, seq, 0, mode);
+    const total = {
+      usages: [{ model: 'gpt-4o-mini', prompt_tokens: 40, completion_tokens: 0 }],
+      total_cost: null,
+    };
+    const content = { ...event.event.content, actual: { usages: null, total_cost: null }, total };
+    return { ...event, event: { type: 'usage_summary', content } };
+  };
+  await surfacing.dispatcher.publish([cachedOnly(1, 'both'), cachedOnly(2, 'total'), completes(chat, 3)]);
+  expect(await debited(surfacing, chat)).toBe(0);
+});
