@@ -89,36 +89,27 @@ function recordMetered(
     marks.some((mark) => mark.basis === 'actual'),
   );
   const incremental = marks.some((mark) => mark.incremental) || (!isTotal && models.length > 0);
+  const newMark = (model: string): UsageMark => ({
+    run_id,
+    client: meter.client,
+    epoch: meter.epoch,
+    model,
+    billed: zeroCounts(),
+    final: null,
+    incremental,
+    basis,
+  });
   if (!isTotal && models.length === 0) {
     // Nothing but cached completions so far: remembered, or the client's final total would bill them.
     for (const { model } of content.total.usages ?? [])
-      if (!marks.some((mark) => mark.model === model))
-        state.marks.push({
-          run_id,
-          client: meter.client,
-          epoch: meter.epoch,
-          model,
-          billed: zeroCounts(),
-          final: null,
-          incremental,
-          basis,
-        });
+      if (!marks.some((mark) => mark.model === model)) state.marks.push(newMark(model));
   }
   const deltas: ModelDelta[] = [];
   let finalExcessChange = zeroCounts();
   for (const { model, counts } of models) {
     let mark = marks.find((each) => each.model === model);
     if (mark === undefined) {
-      mark = {
-        run_id,
-        client: meter.client,
-        epoch: meter.epoch,
-        model,
-        billed: zeroCounts(),
-        final: null,
-        incremental,
-        basis,
-      };
+      mark = newMark(model);
       state.marks.push(mark);
       marks.push(mark);
     }
